@@ -67,10 +67,7 @@ class QmpClient:
     """One negotiated QMP session. Not thread-safe; every call has a deadline."""
 
     def __init__(self, sock: socket.socket, label: str, timeout_s: float) -> None:
-        """Negotiate over a connected socket; takes ownership of it.
-
-        Raises ``QmpBusyError`` when no greeting arrives within ``timeout_s``, ``QmpDeadError`` when the peer closes.
-        """
+        """Take ownership of a connected socket. ``label`` names the peer in errors. See ``connect`` and ``attach``."""
         self._sock = sock
         self._sock.setblocking(False)
         self._label = label
@@ -78,15 +75,13 @@ class QmpClient:
         self._buffer = b""
         self._events: deque[QmpEvent] = deque()
         self._next_id = 0
-        try:
-            self._negotiate()
-        except BaseException:
-            self.close()
-            raise
 
     @classmethod
     def connect(cls, path: str, timeout_s: float = 5.0) -> QmpClient:
-        """Connect to the monitor listening on the UNIX socket ``path`` and negotiate."""
+        """Connect to the monitor listening on the UNIX socket ``path`` and negotiate.
+
+        Raises ``QmpBusyError`` when no greeting arrives within ``timeout_s``, ``QmpDeadError`` when nobody serves it.
+        """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             sock.settimeout(timeout_s)
@@ -97,7 +92,23 @@ class QmpClient:
         except OSError as exc:
             sock.close()
             raise QmpDeadError(f"{path}: {os.strerror(exc.errno or errno.EIO)}") from exc
-        return cls(sock, path, timeout_s)
+        client = cls(sock, path, timeout_s)
+        try:
+            client._negotiate()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    @classmethod
+    def attach(cls, sock: socket.socket, label: str, timeout_s: float = 5.0) -> QmpClient:
+        """Talk to a monitor that will come up at the other end of a connected socket, without waiting for it.
+
+        The negotiation is sent ahead: QEMU reads it once it is up, and its greeting is passed over.
+        """
+        client = cls(sock, label, timeout_s)
+        client._send(b'{"execute": "qmp_capabilities", "id": 0}\n', time.monotonic() + timeout_s)
+        return client
 
     def __enter__(self) -> QmpClient:
         return self
