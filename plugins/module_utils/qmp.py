@@ -82,17 +82,7 @@ class QmpClient:
 
         Raises ``QmpBusyError`` when no greeting arrives within ``timeout_s``, ``QmpDeadError`` when nobody serves it.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.settimeout(timeout_s)
-            _connect_unix(sock, path)
-        except (BlockingIOError, socket.timeout) as exc:
-            sock.close()
-            raise QmpBusyError(f"{path}: the queue of waiting clients is full; nobody accepts") from exc
-        except OSError as exc:
-            sock.close()
-            raise QmpDeadError(f"{path}: {os.strerror(exc.errno or errno.EIO)}") from exc
-        client = cls(sock, path, timeout_s)
+        client = cls(_connect(path, timeout_s), path, timeout_s)
         try:
             client._negotiate()
         except BaseException:
@@ -101,12 +91,12 @@ class QmpClient:
         return client
 
     @classmethod
-    def attach(cls, sock: socket.socket, label: str, timeout_s: float = 5.0) -> QmpClient:
-        """Talk to a monitor that will come up at the other end of a connected socket, without waiting for it.
+    def attach(cls, path: str, timeout_s: float = 5.0) -> QmpClient:
+        """Connect to a listening socket whose monitor will be up later, without waiting for it.
 
         The negotiation is sent ahead: QEMU reads it once it is up, and its greeting is passed over.
         """
-        client = cls(sock, label, timeout_s)
+        client = cls(_connect(path, timeout_s), path, timeout_s)
         client._send(b'{"execute": "qmp_capabilities", "id": 0}\n', time.monotonic() + timeout_s)
         return client
 
@@ -232,6 +222,20 @@ def _event(message: dict[str, Any]) -> QmpEvent:
         data=message.get("data", {}),
         timestamp_us=int(stamp.get("seconds", 0)) * 1_000_000 + int(stamp.get("microseconds", 0)),
     )
+
+
+def _connect(path: str, timeout_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout_s)
+        _connect_unix(sock, path)
+    except (BlockingIOError, socket.timeout) as exc:
+        sock.close()
+        raise QmpBusyError(f"{path}: the queue of waiting clients is full; nobody accepts") from exc
+    except OSError as exc:
+        sock.close()
+        raise QmpDeadError(f"{path}: {os.strerror(exc.errno or errno.EIO)}") from exc
+    return sock
 
 
 def _connect_unix(sock: socket.socket, path: str) -> None:

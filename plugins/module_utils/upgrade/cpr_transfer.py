@@ -23,7 +23,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
@@ -33,7 +33,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
     QmpTimeoutError,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like, start_ticks
 
 PRIVATE_MONITOR_ID = "vmm-live-upgrade-mon"
 _CAPABILITIES = {"return-path", "events"}
@@ -113,12 +113,32 @@ class CprTransfer:
             self._start_migration()
             self._await_completion()
         except (LiveUpgradeError, OSError) as exc:
-            if not self._source_is_alive():
-                self._outlive_source(exc)
-            elif not self._take_back():
-                self._undo_settings()
-                raise TakenBack(str(exc)) from exc
+            self._settle(exc)
         return self._commit()
+
+    def resume(self, target_pid: int) -> Committed:
+        """Finish or undo a hand-over that an engine before us began and did not live to end. Raises as ``run``."""
+        if target_pid:
+            self._target_pid = target_pid
+            self._target_pidfd = os.pidfd_open(target_pid)
+            try:
+                self._target = QmpClient.attach(self._monitor_path, timeout_s=_UNRESPONSIVE_S)
+                if self._target.execute("query-status")["status"] == "running":
+                    return Committed(target_pid, 0, 0)
+            except QmpError:
+                self._target = None  # not up yet, or gone: it holds nothing that the source does not
+        self._restore.append(lambda: self._source.execute("migrate-set-parameters", {"mode": "normal"}))
+        self._restore.append(lambda: self._set_capabilities(on=set(), off=_CAPABILITIES))
+        self._settle(LiveUpgradeError("the upgrade was interrupted"))
+        return self._commit()
+
+    def _settle(self, cause: BaseException) -> None:
+        """Return when the target holds the whole guest and is to run it; raise when it is not."""
+        if not self._source_is_alive():
+            self._outlive_source(cause)
+        elif not self._take_back():
+            self._undo_settings()
+            raise TakenBack(str(cause)) from cause
 
     def release_source(self) -> None:
         """End the old process, which no longer owns the guest. Raises ``LiveUpgradeError`` when it does not go.
@@ -162,32 +182,25 @@ class CprTransfer:
         self._source.execute("migrate-set-capabilities", {"capabilities": states})
 
     def _spawn_target(self, argv: list[str], descriptors: dict[int, int], owner: tuple[int, int]) -> None:
-        """Start the target on a listening CPR socket of ours, so that there is nothing to wait for before connecting."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, theirs:
-            listener.bind(self._cpr_path)
-            os.chmod(self._cpr_path, 0o600)
-            os.chown(self._cpr_path, *owner)
-            listener.listen(1)
-            cpr_number, monitor_number = _free_numbers(descriptors, 2)
-            channel = {
-                "channel-type": "cpr",
-                "addr": {"transport": "socket", "type": "fd", "str": str(cpr_number)},
-            }
+        """Start the target on listening sockets of ours, so that there is nothing to wait for before connecting."""
+        with _listener(self._cpr_path, owner) as cpr, _listener(self._monitor_path, (0, 0)) as monitor:
+            first = max(descriptors, default=2) + 1
+            numbers = {first: cpr.fileno(), first + 1: monitor.fileno()}
+            channel = {"channel-type": "cpr", "addr": {"transport": "socket", "type": "fd", "str": str(first)}}
+            chardev = f"socket,id={PRIVATE_MONITOR_ID},fd={first + 1},server=on,wait=off"
             self._target_pid = spawn_like(
                 self._source_pid,
                 [
                     *argv,
                     *("-S", "-incoming", f"unix:{self._main_path}", "-incoming", json.dumps(channel)),
-                    *("-chardev", f"socket,id={PRIVATE_MONITOR_ID},fd={monitor_number}"),
-                    *("-mon", f"chardev={PRIVATE_MONITOR_ID},mode=control"),
+                    *("-chardev", chardev, "-mon", f"chardev={PRIVATE_MONITOR_ID},mode=control"),
                 ],
-                {**descriptors, cpr_number: listener.fileno(), monitor_number: theirs.fileno()},
+                {**descriptors, **numbers},
                 self._log_path,
             )
         self._target_pidfd = os.pidfd_open(self._target_pid)
-        self._note("spawned", target_pid=self._target_pid)
-        self._target = QmpClient.attach(ours, f"new process {self._target_pid}", self._limits.prepare_s)
+        self._note("spawned", target_pid=self._target_pid, target_start_ticks=start_ticks(self._target_pid))
+        self._target = QmpClient.attach(self._monitor_path, timeout_s=self._limits.prepare_s)
 
     def _start_migration(self) -> None:
         channels = [
@@ -230,8 +243,11 @@ class CprTransfer:
         return f"the old process says: {description or 'the transfer failed'}{self._log_tail()}"
 
     def _target_end(self) -> str:
-        status = os.waitid(os.P_PIDFD, self._target_pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         how = "ended"
+        try:
+            status = os.waitid(os.P_PIDFD, self._target_pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            status = None  # an engine that died before us was its parent
         if status and status.si_code == os.CLD_EXITED:
             how = f"exited with status {status.si_status}"
         elif status:
@@ -268,7 +284,8 @@ class CprTransfer:
         Raises ``GuestStranded`` when the source neither completes nor resumes.
         """
         try:
-            if self._cancel_source() == "completed":
+            # A stale "completed", of a migration long before ours, must not start a target that holds nothing.
+            if self._cancel_source() == "completed" and self._target_has_loaded():
                 return True
         except QmpTimeoutError as exc:
             raise GuestStranded(f"the old process {self._source_pid} does not answer; the new one was ended") from exc
@@ -321,11 +338,26 @@ class CprTransfer:
         except ProcessLookupError:
             pass  # gone and reaped already: what the signal was for
 
+    def _target_has_loaded(self) -> bool:
+        if self._target is None or not self._target_pid:
+            return False
+        try:
+            return bool(self._target.execute("query-migrate", timeout_s=_UNRESPONSIVE_S).get("status") == "completed")
+        except QmpError:
+            return False
+
     def _reap_target(self) -> None:
-        if self._target_pid:
-            self._signal_target(signal.SIGKILL)
-            os.waitpid(self._target_pid, 0)
-            self._target_pid = 0
+        """End the target and know that it is gone. It may be a child of an engine that died before us."""
+        if not self._target_pid:
+            return
+        self._signal_target(signal.SIGKILL)
+        if not select.select([self._target_pidfd], [], [], _SOURCE_SETTLES_S)[0]:
+            raise GuestStranded(f"the new process {self._target_pid} was killed but does not go; the old one is paused")
+        try:
+            os.waitid(os.P_PIDFD, self._target_pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # not our child: its own parent, or init, reaps it
+        self._target_pid = 0
 
     def _undo_settings(self) -> None:
         for undo in reversed(self._restore):
@@ -336,14 +368,14 @@ class CprTransfer:
 
     def _outlive_source(self, cause: BaseException) -> None:
         """The source died: return when the target holds the whole guest and may start it. Raises ``GuestLost``."""
-        if self._target is not None and self._target_pid:
-            try:
-                if self._target.execute("query-migrate").get("status") == "completed":
-                    return
-            except QmpError:
-                pass  # it knows no more than we do
-            self._reap_target()
+        if self._target_has_loaded():
+            return
+        self._reap_target()
         raise GuestLost(f"the old process {self._source_pid} died before the hand-over ({cause})") from cause
+
+    @property
+    def _monitor_path(self) -> str:
+        return str(self._workspace / "monitor.sock")
 
     @property
     def _cpr_path(self) -> str:
@@ -354,6 +386,15 @@ class CprTransfer:
         return str(self._workspace / "main.sock")
 
 
-def _free_numbers(taken: dict[int, Any], count: int) -> list[int]:
-    first = max(taken, default=2) + 1
-    return list(range(first, first + count))
+def _listener(path: str, owner: tuple[int, int]) -> socket.socket:
+    """Return a listening socket at ``path`` that only ``owner`` (uid, gid) and root may connect to."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        os.chown(path, *owner)
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -86,6 +86,18 @@ def spawn_like(pid: int, argv: list[str], descriptors: dict[int, int], log_path:
     return child
 
 
+def start_ticks(pid: int) -> int:
+    """Return when ``pid`` started, in clock ticks since boot: with the pid it names one process for ever.
+
+    Raises ``ProcessLookupError`` when there is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
 def _read_twin(pid: int) -> _Twin:
     try:
         status = _status(pid)
