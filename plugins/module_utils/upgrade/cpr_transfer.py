@@ -244,6 +244,8 @@ class CprTransfer:
 
     def _target_end(self) -> str:
         how = "ended"
+        if self._target_pidfd < 0:
+            return "the new process had ended before"
         try:
             status = os.waitid(os.P_PIDFD, self._target_pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -260,20 +262,18 @@ class CprTransfer:
 
     def _commit(self) -> Committed:
         """Start the guest in the target. From here on there is no way back to the old process."""
-        assert self._target is not None
+        holder = f"the new process {self._target_pid} holds the guest"
         try:
+            if self._target is None:
+                self._target = QmpClient.attach(self._monitor_path, timeout_s=_UNRESPONSIVE_S)
             self._target.execute("cont", timeout_s=_SOURCE_SETTLES_S)
             resumed = self._target.wait_event({"RESUME"}, _SOURCE_SETTLES_S)
         except QmpCommandError as exc:
-            raise GuestStranded(
-                f"the new process {self._target_pid} holds the guest, paused, and refuses to start it: {exc.description}"
-            ) from exc
-        except QmpTimeoutError as exc:
-            raise GuestStranded(
-                f"the new process {self._target_pid} holds the guest but does not answer; it was told to start it"
-            ) from exc
+            raise GuestStranded(f"{holder}, paused, and refuses to start it: {exc.description}") from exc
         except QmpError as exc:
-            raise GuestLost(f"after the hand-over {self._target_end()}") from exc
+            if self._target_pidfd < 0 or select.select([self._target_pidfd], [], [], 0)[0]:
+                raise GuestLost(f"after the hand-over {self._target_end()}") from exc
+            raise GuestStranded(f"{holder} and was told to start it, but does not answer ({exc})") from exc
         return Committed(self._target_pid, self._stop_us, resumed.timestamp_us)
 
     # --- the way back
@@ -284,15 +284,15 @@ class CprTransfer:
         Raises ``GuestStranded`` when the source neither completes nor resumes.
         """
         try:
-            # A stale "completed", of a migration long before ours, must not start a target that holds nothing.
-            if self._cancel_source() == "completed" and self._target_has_loaded():
+            # A "completed" of a migration long before ours must not start a target that holds nothing.
+            if self._cancel_source() == "completed" and self._source_run_state() != "running":
                 return True
         except QmpTimeoutError as exc:
             raise GuestStranded(f"the old process {self._source_pid} does not answer; the new one was ended") from exc
         self._reap_target()
         deadline = time.monotonic() + _SOURCE_SETTLES_S
         while True:
-            run_state = self._source.execute("query-status")["status"]
+            run_state = self._source_run_state()
             if run_state == "running":
                 return False
             try:
@@ -302,6 +302,9 @@ class CprTransfer:
                     raise GuestStranded(
                         f"the old process {self._source_pid} holds the guest in state {run_state!r} and does not resume it"
                     ) from None
+
+    def _source_run_state(self) -> str:
+        return str(self._source.execute("query-status", timeout_s=_UNRESPONSIVE_S)["status"])
 
     def _cancel_source(self) -> str:
         """Cancel, and return the state in which the source's migration ended: the one decision about who runs on."""

@@ -16,9 +16,10 @@ import select
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Iterable
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import RamBlock
 
 _POLL_INTERVAL_S = 0.0005
 _GAPS_KEPT = 64
@@ -60,6 +61,18 @@ class RamWordWatcher:
         os.close(stop_read)
         os.close(result_write)
 
+    @classmethod
+    def of_backend(cls, pid: int, backend: str, offset: int, ram_blocks: Iterable[RamBlock]) -> RamWordWatcher:
+        """Watch ``offset`` in memory backend ``backend`` of QEMU process ``pid``. Raises ``LiveUpgradeError``."""
+        sizes = {block.size_bytes for block in ram_blocks if block.id.rpartition("/")[2] == backend}
+        if len(sizes) != 1:
+            raise LiveUpgradeError(f"the VM has no memory backend {backend!r}")
+        ram_fd = _open_shared_file(pid, sizes.pop())
+        try:
+            return cls(ram_fd, offset)
+        finally:
+            os.close(ram_fd)
+
     def stop(self) -> list[Gap]:
         """Stop watching and return the longest gaps seen, longest first. Reaps the process."""
         os.close(self._stop_write)
@@ -77,6 +90,22 @@ def gap_over(gaps: list[Gap], start_ns: int, end_ns: int) -> Gap | None:
     """Return the longest of ``gaps`` that overlaps the interval (CLOCK_REALTIME, ns), or None."""
     overlapping = [gap for gap in gaps if gap.start_ns < end_ns and gap.end_ns > start_ns]
     return max(overlapping, key=lambda gap: gap.length_ms, default=None)
+
+
+def _open_shared_file(pid: int, size_bytes: int) -> int:
+    """Open, read-only, the one memfd of that size which the process holds."""
+    found: dict[tuple[int, int], str] = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            if "memfd:" in os.readlink(entry.path):
+                status = os.stat(entry.path)
+                if status.st_size == size_bytes:
+                    found[status.st_dev, status.st_ino] = entry.path
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    if len(found) != 1:
+        raise LiveUpgradeError(f"{len(found)} memfds of process {pid} have {size_bytes} bytes; one was expected")
+    return os.open(found.popitem()[1], os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _watch(ram_fd: int, offset: int, stop_fd: int, result_fd: int) -> None:

@@ -1,0 +1,228 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine: the process that works through one transaction, whatever becomes of the ssh session that asked for it.
+
+Each VM is upgraded by a process of its own, forked here, so that one VM's trouble is nobody else's; the engine holds the
+host's lock, bounds how many work at once, and brings to an end what a dead engine or worker left open.
+PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError, read_journal
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import VmPlan, plan_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import (
+    boot_id,
+    interrupted_vms,
+    recover,
+    unfinished_transactions,
+)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import VmUpgrade
+
+
+class HostBusyError(LiveUpgradeError):
+    """Another engine holds the host's lock."""
+
+
+class HostLock:
+    """The host's lock: an flock, so that it ends with its holder, on a file that says who holds it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Open the lock file of ``state_dir``, creating both if need be."""
+        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def acquire(self, holder: dict[str, Any]) -> None:
+        """Take the lock and leave ``holder`` in it. Raises ``HostBusyError``."""
+        try:
+            # Workers share their engine's lock. Those that outlived an engine of the very same transaction are waited
+            # for: they are about to end, and what they leave open is ours to finish.
+            ours = self.holder().get("transaction_id") == holder["transaction_id"]
+            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if ours else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise HostBusyError(f"another upgrade is running on this host: {self.holder()}") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+
+    def is_free(self) -> bool:
+        """Tell whether nobody holds the lock just now; takes and drops it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return True
+
+    def holder(self) -> dict[str, Any]:
+        """Return what the last holder left."""
+        try:
+            holder: dict[str, Any] = json.loads(os.pread(self._fd, 65536, 0))
+        except ValueError:
+            return {}
+        return holder
+
+    def close(self) -> None:
+        """Drop the lock, if held."""
+        os.close(self._fd)
+
+
+class Engine:
+    """Works through the transaction in one directory. Running it again finishes what it had begun."""
+
+    def __init__(self, transaction: Path) -> None:
+        """``transaction`` holds ``request.json``; journal, logs and ``result.json`` are written there."""
+        self._transaction = transaction
+        self._request = UpgradeRequest(**json.loads((transaction / "request.json").read_text()))
+        self._results: dict[str, VmResult] = {}
+        self._workers: dict[int, tuple[VmPlan, int]] = {}
+        self._stopping = False
+
+    def run(self) -> None:
+        """Do the transaction. Raises ``HostBusyError`` when another engine is at work on this host."""
+        lock = HostLock(Path(self._request.state_dir))
+        lock.acquire(
+            {"transaction_id": self._transaction.name, "rollout_id": self._request.rollout_id, "pid": os.getpid()}
+        )
+        signal.signal(signal.SIGTERM, self._stop)
+        try:
+            self._finish_predecessors()
+            journal = Journal(self._transaction)
+            journal.write("start", boot_id=boot_id(), request=self._request.to_dict())
+            self._take_results_of(journal)
+            self._upgrade_all(journal)
+            self._write_result(None)
+            journal.close()
+        except LiveUpgradeError as exc:
+            self._write_result(str(exc))
+        finally:
+            lock.close()
+
+    def _stop(self, *_args: object) -> None:
+        self._stopping = True
+
+    def _finish_predecessors(self) -> None:
+        """Bring transactions of engines that died to their end before beginning anything new."""
+        for other in unfinished_transactions(self._transaction.parent):
+            if other != self._transaction:
+                results = []
+                if interrupted_vms(other):
+                    request = UpgradeRequest(**json.loads((other / "request.json").read_text()))
+                    journal = Journal(other)
+                    results = recover(other, journal, request.build_id)
+                    journal.close()
+                _write_json(other / "result.json", _result(results, "the engine died; finished by the next one"))
+
+    def _take_results_of(self, journal: Journal) -> None:
+        """After a restart in the middle: keep what is done, recover what is open."""
+        for record in read_journal(self._transaction / "journal.jsonl"):
+            if record["step"] == "end":
+                self._results[record["vm"]] = VmResult(**record["result"])
+        for result in recover(self._transaction, journal, self._request.build_id):
+            self._results[result.name] = result
+
+    def _upgrade_all(self, journal: Journal) -> None:
+        todo = []
+        for plan in plan_host(self._request):
+            if plan.vm.name in self._results:
+                continue
+            if plan.decision == "upgrade":
+                todo.append(plan)
+            else:
+                self._end(journal, plan.result())
+        while todo or self._workers:
+            while todo and len(self._workers) < self._request.parallel and not self._stopping:
+                self._start_worker(todo.pop(0), journal)
+            if self._stopping and not self._workers:
+                break
+            self._collect_one(journal)
+        for plan in todo:
+            result = plan.result()
+            result.outcome, result.error = "not_attempted", "the engine was told to stop before this VM's turn"
+            self._end(journal, result)
+
+    def _start_worker(self, plan: VmPlan, journal: Journal) -> None:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid:
+            os.close(write_fd)
+            self._workers[pid] = (plan, read_fd)
+            return
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            result = VmUpgrade(plan.vm, plan.build_dir, self._request, self._transaction, journal).run()
+            result.reason = plan.reason
+            os.write(write_fd, json.dumps(result.to_dict()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _collect_one(self, journal: Journal) -> None:
+        pid, _status = os.wait()
+        plan, read_fd = self._workers.pop(pid)
+        with os.fdopen(read_fd, "rb") as stream:
+            report = stream.read()
+        if report:
+            self._end(journal, VmResult(**json.loads(report)))
+        else:
+            self._recover_worker(plan, journal)
+
+    def _recover_worker(self, plan: VmPlan, journal: Journal) -> None:
+        """A worker died without an end in the journal: what it left open is settled; else it had touched nothing."""
+        for result in recover(self._transaction, journal, self._request.build_id, only=plan.vm.name):
+            self._results[result.name] = result
+        if plan.vm.name not in self._results:
+            result = plan.result()
+            result.outcome = "refused"
+            result.error = f"VM {plan.vm.name}: its worker died before it touched the VM. State: running on the old build."
+            self._end(journal, result)
+
+    def _end(self, journal: Journal, result: VmResult) -> None:
+        self._results[result.name] = result
+        try:
+            journal.write("end", result.name, result=result.to_dict())
+        except JournalError as exc:
+            result.warnings.append(str(exc))
+
+    def _write_result(self, error: str | None) -> None:
+        _write_json(self._transaction / "result.json", _result(list(self._results.values()), error))
+
+
+def _result(results: list[VmResult], error: str | None) -> dict[str, Any]:
+    return {"error": error, "vms": [result.to_dict() for result in results]}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Write durably and atomically."""
+    temporary = path.with_suffix(".new")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the engine image: ``engine.pyz run TRANSACTION_DIR``."""
+    if len(argv) != 3 or argv[1] != "run":
+        print("usage: engine.pyz run TRANSACTION_DIR", file=sys.stderr)
+        return 2
+    try:
+        Engine(Path(argv[2])).run()
+    except LiveUpgradeError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked of a transaction, and what came of it. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """The arguments of ``vm_upgrade`` that make up one transaction. ``vms`` empty means all VMs of the host.
+
+    ``probes``: VM name → probe (see docs/architecture.md). Times in seconds (``_s``) and milliseconds (``_ms``).
+    """
+
+    build_id: str
+    state_dir: str = "/var/lib/vmm-live-upgrade"
+    run_dir: str = "/run/vmm-live-upgrade"
+    vms: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    mechanism: str = "auto"
+    parallel: int = 1
+    downtime_budget_ms: int = 1000
+    prepare_timeout_s: int = 60
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rollout_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the request as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Return a digest that two requests share when they ask for the same thing in the same rollout."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class VmResult:
+    """What came of one VM; the fields are described in docs/architecture.md."""
+
+    name: str
+    outcome: str
+    reason: str = ""
+    mechanism: str | None = None
+    downtime_ms: float | None = None
+    downtime_source: str | None = None
+    total_ms: float | None = None
+    extra_memory_mib: float | None = None
+    cpu_s: float | None = None
+    old_build_id: str | None = None
+    new_build_id: str | None = None
+    old_pid: int | None = None
+    new_pid: int | None = None
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-ready values."""
+        return dataclasses.asdict(self)
