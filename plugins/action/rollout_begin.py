@@ -1,0 +1,125 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Begin a rollout: plan the waves, lock the hosts, open the journal."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleError
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
+    load_report,
+    previous_builds,
+    previous_defaults,
+)
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
+
+_CALLBACK = "vmm.live_upgrade.progress"
+
+
+class ActionModule(ControllerAction):
+    """See the module documentation of ``rollout_begin``."""
+
+    ARGUMENT_SPEC = {
+        "kind": {"type": "str", "choices": ["upgrade", "rollback"], "default": "upgrade"},
+        "build_id": {"type": "str"},
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "waves": {"type": "list", "elements": "raw", "required": True},
+        "downtime_budget_ms": {"type": "float"},
+        "report": {"type": "path", "required": True},
+        "previous_report": {"type": "path"},
+        "vms": {"type": "list", "elements": "str", "default": []},
+    }
+
+    def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
+        _require_localhost(task_vars)
+        targets, defaults = _targets(arguments)
+        waves = plan_waves(arguments["hosts"], arguments["waves"])
+        started = datetime.datetime.now(datetime.timezone.utc)
+        rollout_id = f"{arguments['kind']}-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        report = Path(arguments["report"]).absolute()
+        journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
+        # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
+        owner_pid = os.getppid()
+        if not self.is_plan:
+            lock.acquire(rollout_id, _addresses(arguments["hosts"], task_vars), owner_pid)
+        journal.append(
+            "begin",
+            rollout_id=rollout_id,
+            kind=arguments["kind"],
+            build_id=arguments["build_id"],
+            plan=self.is_plan,
+            waves=waves,
+            downtime_budget_ms=arguments["downtime_budget_ms"],
+            report=str(report),
+            owner_pid=owner_pid,
+        )
+        rollout = {
+            "rollout_id": rollout_id,
+            "journal": str(journal.path),
+            "report": str(report),
+            "waves": waves,
+            "targets": targets,
+            "defaults": defaults,
+        }
+        target = arguments["build_id"] or "the builds before"
+        self.say(f"{rollout_id}: {len(arguments['hosts'])} hosts to {target} in {len(waves)} waves; journal {journal.path}")
+        for index, hosts in enumerate(waves):
+            self.say(f"  wave {index}{' (canary)' if index == 0 and len(waves) > 1 else ''}: {', '.join(hosts)}")
+        return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}
+
+
+def _require_localhost(task_vars: Mapping[str, Any]) -> None:
+    """A ``--limit`` without localhost would skip the play that judges and reports the rollout."""
+    if not task_vars["hostvars"]["localhost"].get("vmm_rollout_controller"):
+        raise AnsibleError(
+            "localhost is not part of this run, so nobody would report its outcome; nothing was touched. Select hosts with "
+            "-e upgrade_hosts=… (rollback_hosts=…), or add localhost: --limit 'h1,localhost'"
+        )
+
+
+def _targets(arguments: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Return for a roll-back, per host, the groups of VMs that go to a build, and the build for VMs yet to be started."""
+    build_id, wanted = arguments["build_id"], arguments["vms"]
+    if arguments["kind"] == "upgrade":
+        if not build_id:
+            raise AnsibleError("an upgrade needs a build: -e upgrade_build=<build id>; nothing was touched")
+        return {}, {}
+    if build_id:
+        defaults = {} if wanted else dict.fromkeys(arguments["hosts"], build_id)
+        return {host: [{"build_id": build_id, "vms": wanted}] for host in arguments["hosts"]}, defaults
+    if not arguments["previous_report"]:
+        raise AnsibleError("a roll-back needs rollback_build or a report to go by (rollback_from); nothing was touched")
+    report = load_report(Path(arguments["previous_report"]))
+    targets = previous_builds(report, wanted)
+    return targets, {} if wanted else previous_defaults(report)
+
+
+def _addresses(hosts: list[str], task_vars: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells machines apart: two inventories may both have an ``h1``."""
+    addresses = {}
+    for host in hosts:
+        variables = task_vars["hostvars"][host]
+        addresses[host] = f"{variables.get('ansible_host', host)}:{variables.get('ansible_port', 22)}"
+    return addresses
+
+
+def _warnings() -> list[str]:
+    if any(name in (_CALLBACK, "progress") for name in C.CALLBACKS_ENABLED):
+        return []
+    return [
+        f"the callback {_CALLBACK} is not enabled (callbacks_enabled in ansible.cfg): a run that is interrupted writes no "
+        "report by itself; playbooks/report.yml makes one from the journal"
+    ]

@@ -1,0 +1,41 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""End a rollout: report, table, truthful result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
+
+
+class ActionModule(ControllerAction):
+    """See the module documentation of ``rollout_finish``."""
+
+    ARGUMENT_SPEC = {"journal": {"type": "path", "required": True}}
+
+    def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Write the report first, then free the hosts; fail unless every wave passed."""
+        journal = Journal(Path(arguments["journal"]))
+        journal.append("finish")
+        events = journal.read()
+        report = build_report(events, aborted=False)
+        path = Path(events[0]["report"])
+        write_report(report, path)
+        lock.release(report["rollout_id"])
+        if report["mode"] == "plan":
+            journal.path.unlink()
+        self.say(f"\n{render_table(report)}\nreport: {path}\n")
+        return {
+            "failed": report["verdict"] != "ok",
+            "msg": report["exit_reason"],
+            "verdict": report["verdict"],
+            "summary": report["summary"],
+            "report": str(path),
+        }

@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put one host's turn in the rollout's journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import host_outcome, merge_loop, vm_records
+
+_RESULTS = ("preflight", "health_before", "upgrade", "health_after", "set_default")
+
+
+class ActionModule(ControllerAction):
+    """See the module documentation of ``rollout_record``."""
+
+    ARGUMENT_SPEC = {
+        "journal": {"type": "path", "required": True},
+        "event": {"type": "str", "choices": ["started", "host", "rollback"], "required": True},
+        "failure": {"type": "dict", "default": {}},
+        **{name: {"type": "dict", "default": {}} for name in _RESULTS},
+    }
+
+    def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Append the event; a host that did not come where it should has the reason in its record."""
+        host = str(task_vars["inventory_hostname"])
+        journal = Journal(Path(arguments["journal"]))
+        wave = _wave_of(host, journal)
+        if arguments["event"] == "started":
+            _require_planned(journal, wave, [str(name) for name in task_vars["ansible_play_batch"]])
+            self.say(f"[wave {wave}] {host}: starts")
+            return {"record": journal.append("started", host=host, wave=wave)}
+
+        results = [merge_loop(arguments[name]) for name in _RESULTS]
+        vms = vm_records(*results[:4])
+        unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
+        reason = _message(arguments["failure"]) or next((_message(r) for r in results if r.get("unreachable")), None)
+        outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
+        record = journal.append(
+            arguments["event"],
+            host=host,
+            wave=wave,
+            outcome=outcome,
+            reason=None if outcome == "ok" else reason,
+            vms=vms,
+            previous_default=arguments["set_default"].get("previous"),
+            default_changed=bool(arguments["set_default"].get("changed")),
+        )
+        what = "roll-back " if arguments["event"] == "rollback" else ""
+        self.say(f"[wave {wave}] {host}: {what}{outcome}{f': {reason}' if record['reason'] else ''}")
+        return {"record": record}
+
+
+def _wave_of(host: str, journal: Journal) -> int:
+    for index, hosts in enumerate(journal.read()[0]["waves"]):
+        if host in hosts:
+            return index
+    raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
+
+
+def _require_planned(journal: Journal, wave: int, batch: list[str]) -> None:
+    """``serial`` is read before any host's variables are: set elsewhere than with -e, plan and play would differ."""
+    stray = sorted(set(batch) - set(journal.read()[0]["waves"][wave]))
+    if stray:
+        raise AnsibleError(
+            f"the play's batch holds {', '.join(stray)}, which is not in wave {wave} of the plan; nothing was touched. Give "
+            "the waves and the hosts on the command line (-e), not in the inventory"
+        )
+
+
+def _message(result: dict[str, Any]) -> str | None:
+    return str(result["msg"]) if result.get("msg") else None

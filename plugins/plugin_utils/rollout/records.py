@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is kept of one host's turn in a wave: from the answers of the modules to one record. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+GOOD_OUTCOMES = frozenset({"upgraded", "already", "planned"})
+"""A VM is, or in a plan would be, where it should be. Every other outcome breaks the wave."""
+
+_VM_FIELDS = (
+    "mechanism",
+    "reason",
+    "downtime_ms",
+    "downtime_source",
+    "total_ms",
+    "extra_memory_mib",
+    "cpu_s",
+    "old_build_id",
+    "new_build_id",
+    "error",
+)
+_OUTCOME_OF_VERDICT = {"refuse": "refused", "already": "already", "go": "not_attempted"}
+
+Result = Mapping[str, Any]
+
+
+def vm_records(preflight: Result, health_before: Result, upgrade: Result, health_after: Result) -> list[dict[str, Any]]:
+    """Return one record per VM of the host, from the furthest step that knows the VM.
+
+    Each argument is the answer of one module, empty where the step did not run. A VM that preflight let through and that
+    ``vm_upgrade`` never reported was not attempted; one that it reported without an outcome is in an unclear state.
+    """
+    before, after = _by_name(health_before), _by_name(health_after)
+    found: dict[str, dict[str, Any]] = {name: {"outcome": "not_attempted"} for name in before}
+    for name, verdict in _by_name(preflight).items():
+        refusals = "; ".join(str(refusal.get("message", refusal)) for refusal in verdict.get("refusals") or [])
+        found[name] = {
+            "outcome": _OUTCOME_OF_VERDICT.get(str(verdict.get("verdict")), "refused"),
+            "mechanism": verdict.get("mechanism"),
+            "reason": refusals or verdict.get("mechanism_reason"),
+            "old_build_id": verdict.get("old_build_id"),
+            "new_build_id": verdict.get("new_build_id"),
+        }
+    for name, result in _by_name(upgrade).items():
+        found[name] = dict(result)
+        if not result.get("outcome"):
+            found[name]["outcome"] = "failed"
+            found[name]["error"] = (
+                f"state unknown: contact was lost at step {result.get('step') or 'unknown'}; the host finishes or undoes it "
+                "by itself, run the rollout again to learn the outcome"
+            )
+    return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
+
+
+def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
+    """Return ``unreachable``, ``failed`` or ``ok``: unreachable wins, then any failure of the host or of one of its VMs."""
+    if unreachable:
+        return "unreachable"
+    return "failed" if failed or not all(is_good(vm) for vm in vms) else "ok"
+
+
+def is_good(vm: Result) -> bool:
+    """Whether a VM record is where it should be and no less healthy than before."""
+    return vm["outcome"] in GOOD_OUTCOMES and not (vm.get("health") or {}).get("regressions")
+
+
+def merge_loop(result: Result) -> Result:
+    """Return the answer of a task that looped as if it were one answer: all VMs, unreachable if any item was."""
+    if "results" not in result:
+        return result
+    items = result["results"]
+    return {
+        "vms": [vm for item in items for vm in item.get("vms") or []],
+        "unreachable": any(item.get("unreachable") for item in items),
+        "msg": "; ".join(str(item["msg"]) for item in items if item.get("msg")) or None,
+    }
+
+
+def _by_name(result: Result) -> dict[str, Result]:
+    return {str(vm["name"]): vm for vm in result.get("vms") or []}
+
+
+def _vm_record(name: str, result: Result, before: Result | None, after: Result | None) -> dict[str, Any]:
+    record: dict[str, Any] = {"name": name, "outcome": result["outcome"]}
+    record.update((field, result.get(field)) for field in _VM_FIELDS)
+    record["health"] = None
+    if before is not None or after is not None:
+        record["health"] = {
+            "before": _problems(before, "problems"),
+            "after": _problems(after, "problems"),
+            "regressions": _problems(after, "regressions"),
+        }
+    return record
+
+
+def _problems(health: Result | None, kind: str) -> list[str] | None:
+    if health is None:
+        return None
+    return [f"{problem['check']}: {problem['message']}" for problem in health.get(kind) or []]

@@ -1,0 +1,148 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A report for people: the table on the terminal, and a page with the downtimes drawn. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment
+
+Report = Mapping[str, Any]
+
+_HEADINGS = ("wave", "host", "VM", "old build", "new build", "downtime", "total", "outcome")
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ report.rollout_id }}</title><style>
+body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6em;border-bottom:1px solid #8884}
+.ok{color:#176f2c}.failed,.aborted{color:#b3261e}rect{fill:#4a7fb5}rect.over{fill:#b3261e}text{font-size:11px;fill:currentColor}
+</style></head><body>
+<h1>{{ report.kind | capitalize }} {{ report.rollout_id }}:
+<span class="{{ report.verdict }}">{{ report.verdict }}{% if report.mode == "plan" %} (plan){% endif %}</span></h1>
+<p>{{ report.exit_reason }}</p>
+<p>{{ report.started }} to {{ report.finished }}. {{ summary }}</p>
+{% if bars %}<svg role="img" aria-label="downtime per VM" width="100%" height="{{ bars | length * 20 + 4 }}">
+{% for bar in bars %}<text x="0" y="{{ loop.index0 * 20 + 14 }}">{{ bar.label }}</text>
+<rect class="{{ "over" if bar.over else "" }}" x="22%" y="{{ loop.index0 * 20 + 3 }}" width="{{ bar.percent }}%" height="14"/>
+<text x="{{ bar.percent + 23 }}%" y="{{ loop.index0 * 20 + 14 }}">{{ bar.value }}</text>
+{% endfor %}</svg>{% endif %}
+<h2>Waves</h2><table><tr><th>wave</th><th>hosts</th><th>gate</th><th>evidence</th></tr>
+{% for wave in report.waves %}<tr><td>{{ wave.index }}</td><td>{{ wave.hosts | join(", ") }}</td>
+<td>{{ wave.gate.verdict if wave.gate else "not judged" }}{{ ", rolled back" if wave.rolled_back else "" }}</td>
+<td>{{ evidence[loop.index0] }}{% for reason in wave.gate.reasons if wave.gate %}<br>{{ reason }}{% endfor %}</td></tr>
+{% endfor %}</table>
+<h2>VMs</h2><table><tr>{% for heading in headings %}<th>{{ heading }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></body></html>
+"""
+
+
+def render_table(report: Report) -> str:
+    """Return the report as plain lines: verdict, gates, one row per VM, hosts without a VM row, and the summary."""
+    rows = [_HEADINGS, *_rows(report)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = [_headline(report), f"  {report['exit_reason']}", ""]
+    lines += [f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave)}" for wave in report["waves"]]
+    lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
+    lines += ["", summary_line(report["summary"])]
+    return "\n".join(lines)
+
+
+def render_html(report: Report) -> str:
+    """Return the report as one self-contained page. All values are escaped."""
+    template = Environment(autoescape=True).from_string(_PAGE)
+    return template.render(
+        report=report,
+        summary=summary_line(report["summary"]),
+        bars=_bars(report),
+        headings=_HEADINGS,
+        rows=_rows(report),
+        evidence=[evidence_line(wave["gate"]["evidence"]) if wave["gate"] else "" for wave in report["waves"]],
+    )
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """Return the counts and the downtimes in one line."""
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary["outcomes"].items())) or "none"
+    downtime = "none measured"
+    if summary["downtime_measured"]:
+        downtime = (
+            f"n={summary['downtime_measured']} median {format_ms(summary['downtime_median_ms'])} "
+            f"max {format_ms(summary['downtime_max_ms'])}"
+        )
+    return f"VMs: {outcomes}; downtime: {downtime}"
+
+
+def evidence_line(evidence: Mapping[str, Any]) -> str:
+    """Return the evidence of a gate in one line."""
+    budget = "" if evidence["downtime_budget_ms"] is None else f" (budget {evidence['downtime_budget_ms']:g} ms)"
+    return (
+        f"{evidence['vms']} VMs moved on {evidence['hosts']} hosts, {evidence['vms_already']} already there, "
+        f"{evidence['failures']} failures, {evidence['hosts_unreachable']} unreachable, downtime median "
+        f"{format_ms(evidence['downtime_median_ms'])} max {format_ms(evidence['downtime_max_ms'])}{budget}, "
+        f"{evidence['health_regressions']} health regressions, failure rate below "
+        f"{evidence['failure_rate_upper_bound']:.0%} ({evidence['confidence']:.0%} confidence)"
+    )
+
+
+def format_ms(value: float | None) -> str:
+    """Return milliseconds as text, ``-`` for what was not measured."""
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _headline(report: Report) -> str:
+    plan = " (plan, nothing was changed)" if report["mode"] == "plan" else ""
+    target = f" to {report['build']}" if report["build"] else ""
+    return f"{report['kind'].capitalize()} {report['rollout_id']}{target}: {report['verdict'].upper()}{plan}"
+
+
+def _gate_line(wave: Mapping[str, Any]) -> str:
+    if wave["gate"] is None:
+        return "not judged"
+    undone = ", rolled back" if wave["rolled_back"] else ""
+    return f"{wave['gate']['verdict']}{undone}: {evidence_line(wave['gate']['evidence'])}"
+
+
+def _rows(report: Report) -> Sequence[tuple[str, ...]]:
+    rows = []
+    for vm in report["vms"]:
+        outcome = vm["outcome"]
+        if vm["rollback"]:
+            outcome += f", then roll-back: {vm['rollback']['outcome']}"
+        rows.append(
+            (
+                str(vm["wave"]),
+                vm["host"],
+                vm["name"],
+                vm["old_build_id"] or "foreign",
+                vm["new_build_id"] or "-",
+                format_ms(vm["downtime_ms"]),
+                format_ms(vm["total_ms"]),
+                outcome,
+            )
+        )
+    shown = {vm["host"] for vm in report["vms"]}
+    rows += [
+        (str(host["wave"]), host["name"], "-", "-", "-", "-", "-", host["outcome"])
+        for host in report["hosts"]
+        if host["name"] not in shown
+    ]
+    return sorted(rows, key=lambda row: int(row[0]))
+
+
+def _bars(report: Report) -> list[dict[str, Any]]:
+    measured = [vm for vm in report["vms"] if vm["downtime_ms"] is not None]
+    longest = max((vm["downtime_ms"] for vm in measured), default=0.0) or 1.0
+    budget = report["downtime_budget_ms"]
+    return [
+        {
+            "label": f"{vm['host']}/{vm['name']}",
+            "percent": round(65 * vm["downtime_ms"] / longest, 2),
+            "value": format_ms(vm["downtime_ms"]),
+            "over": budget is not None and vm["downtime_ms"] > budget,
+        }
+        for vm in measured
+    ]

@@ -1,0 +1,175 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report of a rollout, made from its journal alone (docs/upgrade.schema.json). PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import (
+    Event,
+    Journal,
+    utc_now,
+    write_atomically,
+)
+
+SCHEMA = 1
+
+
+def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
+    """Return the report of the rollout told by ``events``.
+
+    ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did.
+    """
+    begin = events[0]
+    records = {event["host"]: event for event in events if event["event"] == "host"}
+    started = {event["host"] for event in events if event["event"] == "started"}
+    rollbacks = {event["host"]: event for event in events if event["event"] == "rollback"}
+    gates = {event["wave"]: event["gate"] for event in events if event["event"] == "gate"}
+    waves = [
+        {
+            "index": index,
+            "hosts": hosts,
+            "gate": gates.get(index),
+            "rolled_back": any(host in rollbacks for host in hosts),
+        }
+        for index, hosts in enumerate(begin["waves"])
+    ]
+    verdict, exit_reason = _judge(waves, rollbacks, begin["plan"], aborted)
+    vms = [_vm(record, vm, rollbacks.get(host)) for host, record in records.items() for vm in record["vms"]]
+    return {
+        "schema": SCHEMA,
+        "rollout_id": begin["rollout_id"],
+        "kind": begin["kind"],
+        "mode": "plan" if begin["plan"] else "apply",
+        "started": begin["at"],
+        "finished": utc_now(),
+        "build": begin["build_id"],
+        "downtime_budget_ms": begin["downtime_budget_ms"],
+        "waves": waves,
+        "hosts": [
+            _host(host, index, records.get(host), rollbacks.get(host), judged=index in gates, started=host in started)
+            for index, hosts in enumerate(begin["waves"])
+            for host in hosts
+        ],
+        "vms": vms,
+        "summary": summarise(vms),
+        "verdict": verdict,
+        "exit_reason": exit_reason,
+    }
+
+
+def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the count per outcome and n, median and maximum of the measured downtimes (ms)."""
+    downtimes = [vm["downtime_ms"] for vm in vms if vm["outcome"] == "upgraded" and vm["downtime_ms"] is not None]
+    outcomes: dict[str, int] = {}
+    for vm in vms:
+        outcomes[vm["outcome"]] = outcomes.get(vm["outcome"], 0) + 1
+    return {
+        "outcomes": outcomes,
+        "downtime_measured": len(downtimes),
+        "downtime_median_ms": statistics.median(downtimes) if downtimes else None,
+        "downtime_max_ms": max(downtimes, default=None),
+    }
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write ``report`` to ``path`` as JSON, atomically."""
+    write_atomically(path, json.dumps(report, indent=2) + "\n")
+
+
+def load_report(path: Path) -> dict[str, Any]:
+    """Return the report in ``path``, which is a report or the journal of a rollout that never wrote one."""
+    if path.suffix == ".jsonl":
+        events = Journal(path).read()
+        return build_report(events, aborted=events[-1]["event"] != "finish")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise AnsibleError(f"the report {path} cannot be read: {exc.strerror}; name one with -e") from exc
+    except ValueError as exc:
+        raise AnsibleError(f"{path} is not a report: {exc}") from exc
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        raise AnsibleError(f"{path} is not a report that this version reads (schema {SCHEMA})")
+    return report
+
+
+def previous_builds(report: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return per host the VMs that run on the report's build because of it, grouped by the build they ran before.
+
+    ``wanted`` narrows it to VMs of these names. What the rollout rolled back by itself is left out.
+    """
+    targets: dict[str, dict[str | None, list[str]]] = {}
+    for vm in report["vms"]:
+        undone = (vm["rollback"] or {}).get("outcome") in ("upgraded", "already")
+        if vm["outcome"] == "upgraded" and not undone and (not wanted or vm["name"] in wanted):
+            targets.setdefault(vm["host"], {}).setdefault(vm["old_build_id"], []).append(vm["name"])
+    return {
+        host: [{"build_id": build_id, "vms": names} for build_id, names in groups.items()]
+        for host, groups in targets.items()
+    }
+
+
+def previous_defaults(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return per host the build that new VMs started on before the report's rollout changed it."""
+    return {host["name"]: host["previous_default"] for host in report["hosts"] if host["previous_default"]}
+
+
+def _judge(
+    waves: Sequence[Mapping[str, Any]], rollbacks: Mapping[str, Event], plan: bool, aborted: bool
+) -> tuple[str, str]:
+    for wave in waves:
+        gate = wave["gate"]
+        if gate is not None and gate["verdict"] != PASS:
+            failed_rollbacks = sorted(host for host in wave["hosts"] if rollbacks.get(host, {}).get("outcome", "ok") != "ok")
+            undone = "; rolled back" if wave["rolled_back"] else ""
+            if failed_rollbacks:
+                undone = f"; the roll-back of {', '.join(failed_rollbacks)} failed too, a person must look"
+            return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}"
+    if aborted:
+        return "aborted", "the run ended before the rollout did; run it again to go on where it stopped"
+    missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
+    if missing or not waves:
+        return "failed", f"no judgement of wave {', '.join(missing)}" if missing else "no host was selected"
+    return "ok", "plan only: nothing was changed" if plan else "every VM is on its build and no less healthy than before"
+
+
+def _host(
+    name: str, wave: int, record: Event | None, rollback: Event | None, judged: bool, started: bool
+) -> dict[str, Any]:
+    if record:
+        outcome, reason = record["outcome"], record["reason"]
+    elif judged:
+        outcome, reason = "unreachable", "it left the play before its outcome was known"
+    elif started:
+        outcome, reason = "interrupted", "the run ended during its turn; the host finishes or undoes the upgrade by itself"
+    else:
+        outcome, reason = "not_attempted", None
+    return {
+        "name": name,
+        "wave": wave,
+        "outcome": outcome,
+        "reason": reason,
+        "rollback": rollback["outcome"] if rollback else None,
+        "previous_default": record["previous_default"] if record and record["default_changed"] else None,
+    }
+
+
+def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[str, Any]:
+    undone = {entry["name"]: entry for entry in rollback["vms"]} if rollback else {}
+    entry = undone.get(vm["name"])
+    return {
+        "host": record["host"],
+        "wave": record["wave"],
+        **vm,
+        "rollback": entry
+        and {key: entry[key] for key in ("outcome", "new_build_id", "downtime_ms", "downtime_source", "error")},
+    }
