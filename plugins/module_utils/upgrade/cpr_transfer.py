@@ -134,6 +134,8 @@ class CprTransfer:
 
     def _settle(self, cause: BaseException) -> None:
         """Return when the target holds the whole guest and is to run it; raise when it is not."""
+        if self._target_pidfd >= 0 and select.select([self._target_pidfd], [], [], 0.2)[0]:
+            cause = LiveUpgradeError(f"{self._target_end()}; seen as: {cause}")
         if not self._source_is_alive():
             self._outlive_source(cause)
         elif not self._take_back():
@@ -238,9 +240,7 @@ class CprTransfer:
 
     def _why_failed(self) -> str:
         description = self._source.execute("query-migrate").get("error-desc")
-        if select.select([self._target_pidfd], [], [], 0.5)[0]:
-            return f"{self._target_end()}; the old process says: {description or 'nothing'}"
-        return f"the old process says: {description or 'the transfer failed'}{self._log_tail()}"
+        return f"the old process says: {description or 'the transfer failed'}"
 
     def _target_end(self) -> str:
         how = "ended"

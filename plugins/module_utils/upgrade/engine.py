@@ -90,11 +90,14 @@ class Engine:
         self._stopping = False
 
     def run(self) -> None:
-        """Do the transaction. Raises ``HostBusyError`` when another engine is at work on this host."""
+        """Do the transaction and write its result, also when another engine is found at work on this host."""
         lock = HostLock(Path(self._request.state_dir))
-        lock.acquire(
-            {"transaction_id": self._transaction.name, "rollout_id": self._request.rollout_id, "pid": os.getpid()}
-        )
+        holder = {"transaction_id": self._transaction.name, "rollout_id": self._request.rollout_id, "pid": os.getpid()}
+        try:
+            lock.acquire(holder)
+        except HostBusyError as exc:
+            self._write_result(f"{exc}. No VM was touched")
+            return
         signal.signal(signal.SIGTERM, self._stop)
         try:
             self._finish_predecessors()
@@ -220,9 +223,5 @@ def main(argv: list[str]) -> int:
     if len(argv) != 3 or argv[1] != "run":
         print("usage: engine.pyz run TRANSACTION_DIR", file=sys.stderr)
         return 2
-    try:
-        Engine(Path(argv[2])).run()
-    except LiveUpgradeError as exc:
-        print(exc, file=sys.stderr)
-        return 1
+    Engine(Path(argv[2])).run()
     return 0

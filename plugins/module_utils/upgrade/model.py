@@ -8,8 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
 
@@ -32,6 +35,17 @@ class UpgradeRequest:
     prepare_timeout_s: int = 60
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rollout_id: str | None = None
+
+    def validate(self) -> None:
+        """Raise ``LiveUpgradeError`` for values that no host could make sense of."""
+        for name in ("parallel", "downtime_budget_ms", "prepare_timeout_s"):
+            if getattr(self, name) < 1:
+                raise LiveUpgradeError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("state_dir", "run_dir"):
+            if not os.path.isabs(getattr(self, name)):
+                raise LiveUpgradeError(f"{name} must be an absolute path, not {getattr(self, name)!r}")
+        if len(self.run_dir) > 30:
+            raise LiveUpgradeError(f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the request as JSON-ready values."""

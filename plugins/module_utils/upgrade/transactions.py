@@ -1,0 +1,208 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start a transaction detached from the session, attach to a running one, read what came of one.
+
+PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import JournalError, read_journal
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.image import write_image
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import unfinished_transactions
+
+_KEPT = 50
+_START_S = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a transaction. ``result`` is None while it runs; ``steps`` are (VM, step) in order of happening."""
+
+    transaction_id: str
+    steps: list[dict[str, Any]]
+    result: dict[str, Any] | None
+
+
+class Transactions:
+    """The transactions of one host."""
+
+    def __init__(self, request: UpgradeRequest) -> None:
+        """``request`` is what the caller asks for; its ``state_dir`` says where transactions live."""
+        self._request = request
+        self._state_dir = Path(request.state_dir)
+        self._directory = self._state_dir / "transactions"
+
+    def find(self) -> Path | None:
+        """Return the transaction that this request already has: one not finished, or one of the same rollout.
+
+        Raises ``LiveUpgradeError`` when another request's transaction is running.
+        """
+        lock = HostLock(self._state_dir)
+        try:
+            busy = not lock.is_free()
+            holder = lock.holder()
+        finally:
+            lock.close()
+        if busy:
+            transaction = self._directory / str(holder.get("transaction_id"))
+            if self._asks_for_same(transaction):
+                return transaction
+            raise LiveUpgradeError(
+                f"host {os.uname().nodename}: another upgrade is at work here (transaction {transaction.name}, rollout "
+                f"{holder.get('rollout_id') or 'none'}, process {holder.get('pid')}). Nothing was touched; wait for it to end"
+            )
+        for transaction in sorted(self._directory.glob("*-*"), reverse=True):
+            finished = (transaction / "result.json").exists()
+            if self._asks_for_same(transaction) and (self._request.rollout_id or not finished):
+                return transaction
+        return None
+
+    def unfinished(self) -> bool:
+        """Tell whether a dead engine left a transaction open: a new one finishes it before its own work."""
+        return bool(unfinished_transactions(self._directory))
+
+    def begin(self) -> Path:
+        """Create a transaction for the request, without starting its engine. Raises ``LiveUpgradeError``."""
+        name = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+        transaction = self._directory / name
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._forget_old()
+            transaction.mkdir(mode=0o700)
+            (transaction / "logs").mkdir(mode=0o700)
+            write_image(transaction / "engine.pyz")
+            with open(transaction / "request.json", "x", encoding="utf-8") as stream:
+                json.dump(self._request.to_dict(), stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as exc:
+            shutil.rmtree(transaction, ignore_errors=True)
+            raise JournalError(
+                f"host {os.uname().nodename}: cannot keep a journal in {self._directory}: {exc.strerror}. No VM was touched"
+            ) from exc
+        return transaction
+
+    def run(self, transaction: Path, wait_s: float) -> Progress:
+        """See to it that the engine of ``transaction`` runs, wait up to ``wait_s`` for its end, and tell the state.
+
+        An engine that died is started once more: it finishes or undoes what it left. Raises ``LiveUpgradeError`` when
+        that one dies, too.
+        """
+        deadline = time.monotonic() + wait_s
+        for _attempt in range(2):
+            if (transaction / "result.json").exists():
+                break
+            pid = self._engine_pid(transaction) or self._start_engine(transaction)
+            if not _await_end(pid, max(0.0, deadline - time.monotonic())):
+                break
+        else:
+            if not (transaction / "result.json").exists():
+                raise LiveUpgradeError(
+                    f"host {os.uname().nodename}: the engine of transaction {transaction.name} ends without a result: "
+                    f"{_tail(transaction / 'engine.log')}. Run again to finish or undo it"
+                )
+        return Progress(transaction.name, _steps(transaction), _read_result(transaction))
+
+    def _start_engine(self, transaction: Path) -> int:
+        """Run the engine in a scope of its own, so that the end of this session is not its end. Returns its pid."""
+        command = [sys.executable, str(transaction / "engine.pyz"), "run", str(transaction)]
+        if not os.path.isdir("/run/systemd/system"):
+            with open(transaction / "engine.log", "ab") as log:
+                return subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+                ).pid
+        unit = f"vmm-live-upgrade-{transaction.name}-{secrets.token_hex(2)}.service"
+        properties = (
+            "Type=exec",
+            "KillMode=process",
+            "Restart=on-failure",
+            "RestartSec=100ms",
+            "OOMScoreAdjust=-900",
+            f"StandardError=append:{transaction / 'engine.log'}",
+        )
+        _call(
+            "systemd-run", "--quiet", "--collect", f"--unit={unit}", *(f"--property={item}" for item in properties), *command
+        )
+        return int(_call("systemctl", "show", "--property=MainPID", "--value", unit))
+
+    def _engine_pid(self, transaction: Path) -> int | None:
+        lock = HostLock(self._state_dir)
+        try:
+            if lock.is_free() or lock.holder().get("transaction_id") != transaction.name:
+                return None
+            return int(lock.holder()["pid"])
+        finally:
+            lock.close()
+
+    def _asks_for_same(self, transaction: Path) -> bool:
+        try:
+            asked = UpgradeRequest(**json.loads((transaction / "request.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return False
+        return asked.fingerprint() == self._request.fingerprint()
+
+    def _forget_old(self) -> None:
+        """Keep the last transactions only; one without a result is never forgotten."""
+        finished = sorted(path for path in self._directory.iterdir() if (path / "result.json").exists())
+        for path in finished[:-_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_result(transaction: Path) -> dict[str, Any] | None:
+    try:
+        result: dict[str, Any] = json.loads((transaction / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+    return result
+
+
+def _steps(transaction: Path) -> list[dict[str, Any]]:
+    return [
+        {"vm": record["vm"], "step": record["step"], "time": record["time"]}
+        for record in read_journal(transaction / "journal.jsonl")
+        if "vm" in record
+    ]
+
+
+def _call(*command: str) -> str:
+    """Run a systemd tool and return what it prints. Raises ``LiveUpgradeError``."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S)
+    if done.returncode:
+        raise LiveUpgradeError(f"cannot start the engine: {done.stderr.strip()}. No VM was touched")
+    return done.stdout.strip()
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return " | ".join(lines[-3:])[-500:] or "it left no words"
+
+
+def _await_end(pid: int, timeout_s: float) -> bool:
+    """Wait for a process to end; True when it has."""
+    if not pid:
+        return True  # systemd knows no main process any more
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
