@@ -170,15 +170,14 @@ vms:
     error:
       description: What failed, the state of the VM, and what to do.
       type: str
+    steps:
+      description: Steps of the journal so far, oldest first. All there is of a VM while RV(finished=false).
+      type: list
+      elements: str
     warnings:
       description: What did not prevent the upgrade but should be known.
       type: list
       elements: str
-steps:
-  description: Journal steps so far, oldest first, each with C(vm), C(step) and C(time).
-  returned: always
-  type: list
-  elements: dict
 """
 
 from pathlib import Path
@@ -218,7 +217,7 @@ def main() -> None:
             _exit(module, **_planned(request))
         _exit(module, **_upgraded(request, wait_s))
     except LiveUpgradeError as exc:
-        module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[], steps=[])
+        module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
 
 def _planned(request: UpgradeRequest) -> dict[str, object]:
@@ -228,7 +227,6 @@ def _planned(request: UpgradeRequest) -> dict[str, object]:
         "finished": True,
         "transaction_id": None,
         "vms": [plan.result(planned=True).to_dict() for plan in plans],
-        "steps": [],
         "diff": [plan.diff() for plan in plans if plan.decision == "upgrade"],
     }
 
@@ -244,26 +242,26 @@ def _upgraded(request: UpgradeRequest, wait_s: int) -> dict[str, object]:
                 "finished": True,
                 "transaction_id": None,
                 "vms": [plan.result().to_dict() for plan in plans],
-                "steps": [],
             }
         transaction = transactions.begin()
     progress = transactions.run(transaction, wait_s)
-    result = progress.result or {"error": None, "vms": []}
+    if progress.result is None:
+        vms = [{"name": name, "steps": steps} for name, steps in progress.steps.items()]
+        changed = any("committed" in steps for steps in progress.steps.values())
+        return {"changed": changed, "finished": False, "transaction_id": progress.transaction_id, "vms": vms}
     return {
-        "error": result["error"],
-        "changed": any(step["step"] == "committed" for step in progress.steps)
-        or any(vm["outcome"] == "upgraded" for vm in result["vms"]),
-        "finished": progress.result is not None,
+        "error": progress.result["error"],
+        "changed": any(vm["outcome"] == "upgraded" for vm in progress.result["vms"]),
+        "finished": True,
         "transaction_id": progress.transaction_id,
-        "vms": result["vms"],
-        "steps": progress.steps,
+        "vms": [{**vm, "steps": progress.steps.get(vm["name"], [])} for vm in progress.result["vms"]],
     }
 
 
 def _exit(module: AnsibleModule, error: str | None = None, **values: object) -> None:
     vms = values["vms"]
     assert isinstance(vms, list)
-    errors = [vm["error"] or f"VM {vm['name']}: {vm['outcome']}" for vm in vms if vm["outcome"] in OUTCOMES_BAD]
+    errors = [vm["error"] or f"VM {vm['name']}: {vm['outcome']}" for vm in vms if vm.get("outcome") in OUTCOMES_BAD]
     if error:
         errors.insert(0, error)
     if errors:

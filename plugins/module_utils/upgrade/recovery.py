@@ -12,7 +12,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, read_journal
@@ -216,11 +215,3 @@ def unfinished_transactions(transactions: Path) -> list[Path]:
         return []
     return sorted(path for path in transactions.iterdir() if path.is_dir() and not (path / "result.json").exists())
 
-
-def describe(transaction: Path) -> dict[str, Any]:
-    """Return the last step of every VM in the journal of ``transaction``, for progress displays."""
-    steps: dict[str, Any] = {}
-    for record in read_journal(transaction / "journal.jsonl"):
-        if "vm" in record:
-            steps[record["vm"]] = record["step"]
-    return steps

@@ -33,10 +33,10 @@ _START_S = 30.0
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a transaction. ``result`` is None while it runs; ``steps`` are (VM, step) in order of happening."""
+    """The state of a transaction. ``result`` is None while it runs; ``steps``: VM name → its journal steps."""
 
     transaction_id: str
-    steps: list[dict[str, Any]]
+    steps: dict[str, list[str]]
     result: dict[str, Any] | None
 
 
@@ -173,12 +173,12 @@ def _read_result(transaction: Path) -> dict[str, Any] | None:
     return result
 
 
-def _steps(transaction: Path) -> list[dict[str, Any]]:
-    return [
-        {"vm": record["vm"], "step": record["step"], "time": record["time"]}
-        for record in read_journal(transaction / "journal.jsonl")
-        if "vm" in record
-    ]
+def _steps(transaction: Path) -> dict[str, list[str]]:
+    steps: dict[str, list[str]] = {}
+    for record in read_journal(transaction / "journal.jsonl"):
+        if "vm" in record and record["step"] != "end":
+            steps.setdefault(record["vm"], []).append(record["step"])
+    return steps
 
 
 def _call(*command: str) -> str:
