@@ -1,0 +1,333 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small real QEMUs on this machine, for tests: a guest of a few bytes counts in its RAM, and tests watch it from outside.
+
+``tests/integration/conftest.py`` turns this into fixtures: ``start_qemu`` (a factory that ends what it started),
+``qemu_old`` and ``qemu_new`` (paths of a 10.2 and an 11.1 binary), ``accel``.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError
+
+COUNTER_OFFSET = 0x8000
+_START_S = 30.0
+_COUNT_S = 60.0
+_POLL_S = 0.01
+
+# Both guests are boot sectors in 16-bit real mode, loaded at 0x7c00, that increment the little-endian u64 at 0x8000.
+# "tick" does so on a 1 kHz timer interrupt and halts in between: many share one CPU.
+_TICK = bytes.fromhex(
+    "fa"  # cli
+    "31c0"  # xor   %ax,%ax
+    "8ed8"  # mov   %ax,%ds
+    "8ed0"  # mov   %ax,%ss
+    "bc007c"  # mov   $0x7c00,%sp
+    "c70620002b7c"  # movw  $handler,0x20     interrupt vector 8 (IRQ 0): offset
+    "a32200"  # mov   %ax,0x22                and segment
+    "b034e643"  # mov   $0x34,%al; out %al,$0x43  timer 0, rate generator
+    "b0a9e640"  # mov   $0xa9,%al; out %al,$0x40  every 0x4a9 = 1193 cycles: 1 kHz
+    "b004e640"  # mov   $0x04,%al; out %al,$0x40
+    "b0fee621"  # mov   $0xfe,%al; out %al,$0x21  mask all interrupts but IRQ 0
+    "b0ffe6a1"  # mov   $0xff,%al; out %al,$0xa1
+    "fb"  # sti
+    "f4"  # idle: hlt
+    "ebfd"  # jmp   idle
+    "50"  # handler: push %ax
+    "668306008001"  # addl  $1,0x8000
+    "668316048000"  # adcl  $0,0x8004
+    "b020e620"  # mov   $0x20,%al; out %al,$0x20  end of interrupt
+    "58"  # pop   %ax
+    "cf"  # iret
+)
+# "spin" does nothing else, for measuring pauses finer than a millisecond.
+_SPIN = bytes.fromhex(
+    "fa"  # cli
+    "31c0"  # xor   %ax,%ax
+    "8ed8"  # mov   %ax,%ds
+    "668306008001"  # next: addl $1,0x8000
+    "668316048000"  # adcl  $0,0x8004
+    "ebf2"  # jmp   next
+)
+_GUESTS = {"tick": _TICK, "spin": _SPIN}
+_DISK_BYTES = 1 << 20
+
+
+class LocalQemu:
+    """One running QEMU with the counting guest. Ends by ``stop``; see ``start_qemu`` for the usual way to have one."""
+
+    def __init__(
+        self,
+        binary: Path,
+        directory: Path,
+        *,
+        accel: str,
+        name: str = "vm",
+        machine: str = "q35",
+        memory_mib: int = 64,
+        shared_ram: bool = True,
+        aux_ram_share: bool = True,
+        guest: str = "tick",
+        qmp: Sequence[str] | None = None,
+        extra: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """Start it and return as soon as its monitor answers (with ``qmp=()`` or other arguments: as soon as it runs).
+
+        ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img`` and ``log``. ``extra``: further arguments.
+        ``pass_fds``: descriptors of ours it inherits. ``wrapper``: command to run it under; must execute it in place.
+        Raises ``AssertionError`` with QEMU's words when it does not come up.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.directory = directory
+        self.binary = binary
+        self.log_path = directory / "log"
+        self.disk_path = directory / "boot.img"
+        self.qmp_path = str(directory / "qmp.sock")
+        self.memory_bytes = memory_mib << 20
+        self._ram: mmap.mmap | None = None
+        self._shared_ram = shared_ram
+        self.disk_path.write_bytes((_GUESTS[guest].ljust(510, b"\0") + b"\x55\xaa").ljust(_DISK_BYTES, b"\0"))
+        self.argv = [
+            *(str(binary), *firmware(binary), "-name", f"guest={name}"),
+            *("-machine", machine + _ram_options(shared_ram, aux_ram_share), "-accel", accel, "-m", f"{memory_mib}M"),
+            *_memory_backend(memory_mib, shared_ram),
+            *("-nodefaults", "-display", "none"),
+            *("-drive", f"if=none,id=boot,format=raw,file={self.disk_path}"),
+            *("-device", "virtio-blk-pci,id=disk0,drive=boot,bootindex=0"),
+            *(("-qmp", f"unix:{self.qmp_path},server=on,wait=off") if qmp is None else qmp),
+            *extra,
+        ]
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [*wrapper, *self.argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds
+            )
+        self.pid = self.process.pid
+        try:
+            self._await_start(monitor=qmp is None)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> LocalQemu:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def monitor(self, timeout_s: float = 5.0) -> QmpClient:
+        """Return a new session on the VM's monitor, whichever process serves the path now."""
+        return QmpClient.connect(self.qmp_path, timeout_s)
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run one QMP command in a session of its own."""
+        with self.monitor() as client:
+            return client.execute(command, arguments)
+
+    def counter(self) -> int:
+        """Return the guest's counter, read through ``/proc/PID/fd``; works on after the process has handed over."""
+        assert self._ram is not None, "only a guest with shared RAM can be watched"
+        return int(struct.unpack_from("<Q", self._ram, COUNTER_OFFSET)[0])
+
+    def wait_counting(self, more: int = 20) -> int:
+        """Return the counter once it has advanced by ``more`` from now: the guest runs."""
+        first = self.counter()
+        _await(
+            lambda: self.counter() >= first + more, _COUNT_S, lambda: f"the guest does not count: {self._last_words()}"
+        )
+        return self.counter()
+
+    def assert_not_counting(self, for_s: float = 0.2) -> None:
+        """Assert that the guest stands still. The time only bounds how hard we look."""
+        first = self.counter()
+        time.sleep(for_s)
+        assert self.counter() == first, "the guest counts though it should stand still"
+
+    def suspend(self) -> None:
+        """SIGSTOP the process and return when it has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        _await(lambda: _state(self.pid) == "T", _START_S, lambda: "the process does not stop")
+
+    def stop(self) -> None:
+        """Kill and reap the process we started. Idempotent."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self._ram is not None:
+            self._ram.close()
+            self._ram = None
+
+    def _await_start(self, monitor: bool) -> None:
+        if self._shared_ram:
+            _await(lambda: self._alive() and self._map_ram(), _START_S, self._last_words)
+        if monitor:
+            _await(lambda: self._alive() and self._greets(), _START_S, self._last_words)
+
+    def _alive(self) -> bool:
+        assert self.process.poll() is None, self._last_words()
+        return True
+
+    def _greets(self) -> bool:
+        try:
+            self.monitor(_START_S).close()
+        except QmpDeadError:
+            return False
+        return True
+
+    def _map_ram(self) -> bool:
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                if "memory-backend-memfd" in os.readlink(link) and link.stat().st_size == self.memory_bytes:
+                    with open(link, "rb") as ram:
+                        self._ram = mmap.mmap(ram.fileno(), self.memory_bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+                    return True
+            except FileNotFoundError:
+                continue  # closed meanwhile
+        return False
+
+    def _last_words(self) -> str:
+        return f"{self.binary} ({self.name}) exit={self.process.poll()}: {self.log_path.read_text(errors='replace')[-2000:]}"
+
+
+class QemuFactory:
+    """Starts QEMUs below one directory, and at the end kills them and every process a test made with their files."""
+
+    def __init__(self, directory: Path, binary: Path, accel: str) -> None:
+        """``binary`` and ``accel`` are what a VM gets when the test does not say."""
+        self._directory = directory
+        self._binary = binary
+        self._accel = accel
+        self._running: list[LocalQemu] = []
+
+    def __call__(self, name: str = "vm", binary: Path | None = None, **options: Any) -> LocalQemu:
+        """Start a VM called ``name``; ``options`` are those of ``LocalQemu``."""
+        options.setdefault("accel", self._accel)
+        qemu = LocalQemu(binary or self._binary, self._directory / name, name=name, **options)
+        self._running.append(qemu)
+        return qemu
+
+    def close(self) -> None:
+        """End everything: the VMs, and processes that took over their guests (they name our directory)."""
+        for qemu in self._running:
+            qemu.stop()
+        for pid in _processes_naming(self._directory):
+            _kill(pid)
+
+
+def qemu_binary(series: str) -> Path:
+    """Return a QEMU of ``series`` ("10.2"): what ``VMM_TEST_QEMU_10_2`` names, else the artifact built last.
+
+    Artifacts are looked for in the cache, and unpacked there once. Raises ``AssertionError`` when there is none.
+    """
+    variable = f"VMM_TEST_QEMU_{series.replace('.', '_')}"
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vmm-live-upgrade"
+    artifacts = sorted((cache / "artifacts").glob(f"qemu-{series}.*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    assert artifacts, f"no QEMU {series}: build it (playbooks/build.yml), or name a binary in {variable}"
+    return _unpacked(artifacts[-1], cache / "test-builds") / "bin" / "qemu-system-x86_64"
+
+
+def firmware(binary: Path) -> list[str]:
+    """Return ``-L`` arguments for a binary of a build tree; one of a relocatable prefix finds its firmware by itself."""
+    if (binary.resolve().parent.parent / "share" / "qemu").is_dir():
+        return []
+    folders = os.environ.get("VMM_TEST_FIRMWARE", "/usr/share/seabios:/usr/share/qemu:/usr/lib/ipxe/qemu")
+    return [argument for folder in folders.split(":") for argument in ("-L", folder)]
+
+
+@functools.lru_cache(maxsize=None)
+def working_accel(binary: Path) -> str:
+    """Return ``kvm`` when a guest really runs under it here, else ``tcg``. ``VMM_TEST_ACCEL`` overrides."""
+    forced = os.environ.get("VMM_TEST_ACCEL")
+    if forced:
+        return forced
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            with LocalQemu(binary, Path(directory), accel="kvm", name="probe") as qemu:
+                qemu.wait_counting()
+        except AssertionError:
+            return "tcg"
+    return "kvm"
+
+
+def _ram_options(shared_ram: bool, aux_ram_share: bool) -> str:
+    return ",memory-backend=ram0" * shared_ram + ",aux-ram-share=on" * aux_ram_share
+
+
+def _memory_backend(memory_mib: int, shared_ram: bool) -> list[str]:
+    return ["-object", f"memory-backend-memfd,id=ram0,size={memory_mib}M,share=on"] if shared_ram else []
+
+
+def _unpacked(artifact: Path, folder: Path) -> Path:
+    """Unpack once; several test runs may do so at a time, the first rename wins."""
+    target = folder / artifact.name.replace(".tar.gz", "")
+    if not target.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder))
+        with tarfile.open(artifact) as archive:
+            archive.extractall(temporary, filter="tar")
+        try:
+            temporary.rename(target)
+        except OSError:
+            assert target.is_dir(), f"cannot unpack {artifact} to {target}"
+            shutil.rmtree(temporary)
+    return target
+
+
+def _await(condition: Callable[[], Any], timeout_s: float, why: Callable[[], str]) -> None:
+    """Poll ``condition``: what is awaited (a word in RAM, another process's socket) sends no event."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(_POLL_S)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _processes_naming(directory: Path) -> list[int]:
+    needle = os.fsencode(f"{directory}/")
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if needle in (entry / "cmdline").read_bytes() and b"qemu" in os.fsencode(os.readlink(entry / "exe")):
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], _START_S)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
