@@ -22,21 +22,21 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 
 _NAMESPACES = ("net", "uts", "ipc", "cgroup", "mnt")
-_LIMITS = (
-    resource.RLIMIT_CPU,
-    resource.RLIMIT_FSIZE,
-    resource.RLIMIT_DATA,
-    resource.RLIMIT_STACK,
-    resource.RLIMIT_CORE,
-    resource.RLIMIT_NPROC,
-    resource.RLIMIT_NOFILE,
-    resource.RLIMIT_MEMLOCK,
-    resource.RLIMIT_AS,
-    resource.RLIMIT_MSGQUEUE,
-    resource.RLIMIT_NICE,
-    resource.RLIMIT_RTPRIO,
-    resource.RLIMIT_SIGPENDING,
-)
+_LIMITS = {
+    "Max cpu time": resource.RLIMIT_CPU,
+    "Max file size": resource.RLIMIT_FSIZE,
+    "Max data size": resource.RLIMIT_DATA,
+    "Max stack size": resource.RLIMIT_STACK,
+    "Max core file size": resource.RLIMIT_CORE,
+    "Max processes": resource.RLIMIT_NPROC,
+    "Max open files": resource.RLIMIT_NOFILE,
+    "Max locked memory": resource.RLIMIT_MEMLOCK,
+    "Max address space": resource.RLIMIT_AS,
+    "Max pending signals": resource.RLIMIT_SIGPENDING,
+    "Max msgqueue size": resource.RLIMIT_MSGQUEUE,
+    "Max nice priority": resource.RLIMIT_NICE,
+    "Max realtime priority": resource.RLIMIT_RTPRIO,
+}
 
 
 class SpawnError(LiveUpgradeError):
@@ -121,7 +121,7 @@ def _read_twin(pid: int) -> _Twin:
                 if not _same_namespace(pid, name)
             ],
             working_directory=os.readlink(f"/proc/{pid}/cwd"),
-            limits=[(limit, resource.prlimit(pid, limit)) for limit in _LIMITS],
+            limits=_limits(pid),
             oom_score_adj=Path(f"/proc/{pid}/oom_score_adj").read_text(),
             niceness=os.getpriority(os.PRIO_PROCESS, pid),
             cpus=os.sched_getaffinity(pid),
@@ -204,6 +204,17 @@ def _reset_signals() -> None:
 def _status(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
+
+
+def _limits(pid: int) -> list[tuple[int, tuple[int, int]]]:
+    """Read the limits from /proc: ``prlimit`` wants CAP_SYS_RESOURCE even for a look at another user's process."""
+    limits = []
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        label, values = line[:26].strip(), line[26:].split()
+        if label in _LIMITS:
+            soft, hard = (resource.RLIM_INFINITY if value == "unlimited" else int(value) for value in values[:2])
+            limits.append((_LIMITS[label], (soft, hard)))
+    return limits
 
 
 def _environment(pid: int) -> dict[bytes, bytes]:
