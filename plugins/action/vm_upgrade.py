@@ -4,7 +4,7 @@
 """Controller side of ``vm_upgrade``: follows the transaction on the host, over cut connections too.
 
 The host works on by itself; each call of the module starts the transaction or attaches to it, waits a little and tells
-how far it is. So a connection that breaks costs nothing but the view, until ``reconnect_timeout_s`` is over.
+how far it is. So a connection that breaks costs nothing but the view, until ``vmm_reconnect_timeout_s`` (a variable, seconds) is over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         result: dict[str, Any] = super().run(tmp, task_vars)
         self._task_vars = task_vars or {}
         arguments = dict(self._task.args)
-        reconnect_timeout_s = float(arguments.pop("reconnect_timeout_s", None) or _DEFAULT_RECONNECT_TIMEOUT_S)
+        reconnect_timeout_s = float(self._task_vars.get("vmm_reconnect_timeout_s", _DEFAULT_RECONNECT_TIMEOUT_S))
         arguments.setdefault("wait_s", _POLL_S)
         shown = _Progress(self._task_vars.get("inventory_hostname", "host"), self._display)
         answer: dict[str, Any] = {}
@@ -42,7 +42,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             try:
                 answer = self._call_until_answered(arguments, reconnect_timeout_s, shown)
             except AnsibleConnectionFailure as exc:
-                result.update(answer, changed=changed, failed=False, unreachable=True, finished=False, msg=_lost(exc, answer))
+                result.update(answer, changed=changed, failed=False, unreachable=True, finished=False)
+                result.update(msg=_lost(exc, answer), vms=_last_seen(answer))
                 return result
             changed = changed or bool(answer.get("changed"))
             shown.show(answer)
@@ -52,10 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 return result
 
     def _call_until_answered(self, arguments: dict[str, Any], timeout_s: float, shown: _Progress) -> dict[str, Any]:
-        """Call the module once, and again while the way to it is cut. Raises ``AnsibleConnectionFailure`` at the time-out.
-
-        The very first contact of a run is not retried: a host that was never reached is simply unreachable.
-        """
+        """Call the module once, and again while the way to it is cut. Raises ``AnsibleConnectionFailure`` at the time-out."""
         deadline: float | None = None
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -93,27 +91,27 @@ class _Progress:
     def __init__(self, host: str, display: Any) -> None:
         self._host = host
         self._display = display
-        self._steps: dict[str, list[str]] = {}
+        self._steps_shown = 0
+        self._concluded: set[str] = set()
 
     def show(self, answer: dict[str, Any]) -> None:
         """Print the steps and outcomes that were not printed yet."""
+        new: dict[str, list[str]] = {}
+        steps = answer.get("steps") or []
+        for step in steps[self._steps_shown :]:
+            if step.get("vm"):
+                new.setdefault(str(step["vm"]), []).append(str(step["step"]))
+        self._steps_shown = len(steps)
         for vm in answer.get("vms") or []:
-            seen = self._steps.setdefault(str(vm["name"]), [])
-            new = [step for step in _steps(vm) if step not in seen]
-            seen.extend(new)
-            if new:
-                self._display.display(f"{self._host}/{vm['name']}: {' → '.join(new)}")
+            if vm["name"] not in self._concluded:
+                self._concluded.add(vm["name"])
+                new.setdefault(vm["name"], []).append(_outcome(vm))
+        for name, words in new.items():
+            self._display.display(f"{self._host}/{name}: {' → '.join(words)}")
 
     def note(self, text: str) -> None:
         """Print a line about the host itself."""
         self._display.display(f"{self._host}: {text}")
-
-
-def _steps(vm: dict[str, Any]) -> list[str]:
-    steps = [str(step) for step in vm.get("steps") or ([vm["step"]] if vm.get("step") else [])]
-    if vm.get("outcome"):
-        steps.append(_outcome(vm))
-    return steps
 
 
 def _outcome(vm: dict[str, Any]) -> str:
@@ -122,6 +120,12 @@ def _outcome(vm: dict[str, Any]) -> str:
         return f"{vm['outcome']}{f' ({reason})' if reason else ''}"
     downtime = "downtime not measured" if vm.get("downtime_ms") is None else f"downtime {vm['downtime_ms']:.1f} ms"
     return f"running on {vm.get('new_build_id')}, {downtime}"
+
+
+def _last_seen(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each VM with the step it was last seen at, and no outcome: nobody knows it."""
+    last = {step["vm"]: step["step"] for step in answer.get("steps") or [] if step.get("vm")}
+    return [{"name": name, "step": step} for name, step in last.items()]
 
 
 def _was_killed(answer: dict[str, Any]) -> bool:

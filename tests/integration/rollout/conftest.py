@@ -1,0 +1,154 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures: the real plays, roles and actions over hosts that are JSON files (see scripted/module_utils/scripted_host.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SCRIPTED = Path(__file__).resolve().parent / "scripted"
+OLD, NEW = "qemu-10.2.2-0000000000000000", "qemu-11.1.1-1111111111111111"
+_REAL_PLUGINS = ("action", "callback", "plugin_utils", "doc_fragments")
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of ansible-playbook that ended."""
+
+    exit_status: int
+    output: str
+
+
+class Fleet:
+    """A controller's working directory, an inventory, and scripted hosts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.inventory: dict[str, dict[str, Any]] = {}
+        _link_collection(root / "collections" / "ansible_collections" / "vmm" / "live_upgrade")
+
+    def add_host(self, name: str, vms: dict[str, dict[str, Any]] | None = None, **variables: Any) -> None:
+        """Add a host with VMs (name → overrides of its defaults)."""
+        state_dir = self.root / "hosts" / name
+        state_dir.mkdir(parents=True)
+        chosen = {"vm1": {}} if vms is None else vms
+        data = {"vms": {vm: {"build": OLD, "downtime_ms": 5.0, **extra} for vm, extra in chosen.items()}, "default": OLD}
+        (state_dir / "host.json").write_text(json.dumps(data))
+        self.inventory[name] = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "upgrade_state_dir": str(state_dir),
+            "vm_probes": {"host": {"command": [str(state_dir)]}},
+            **variables,
+        }
+
+    def host(self, name: str) -> dict[str, Any]:
+        """Return what a host's file says now."""
+        return dict(json.loads((self.root / "hosts" / name / "host.json").read_text()))
+
+    def change(self, name: str, vm: str, **values: Any) -> None:
+        """Change a VM of a host; a value of None takes the key away."""
+        path = self.root / "hosts" / name / "host.json"
+        data = json.loads(path.read_text())
+        data["vms"][vm].update(values)
+        data["vms"][vm] = {key: value for key, value in data["vms"][vm].items() if value is not None}
+        path.write_text(json.dumps(data))
+
+    def builds(self, name: str) -> dict[str, str]:
+        """Return the build of each VM of a host."""
+        return {vm: data["build"] for vm, data in self.host(name)["vms"].items()}
+
+    def report(self, name: str = "upgrade.json") -> dict[str, Any]:
+        """Return a report."""
+        return dict(json.loads((self.root / "build" / "results" / name).read_text()))
+
+    def locks(self) -> list[Path]:
+        """Return the locks of rollouts that lie around."""
+        return sorted((self.root / "state").rglob("*.json"))
+
+    def start(self, playbook: str, *arguments: str, **variables: Any) -> subprocess.Popen[str]:
+        """Start ansible-playbook in a process group of its own."""
+        inventory = self.root / "inventory.json"
+        inventory.write_text(json.dumps({"hypervisors": {"hosts": self.inventory}}))
+        argv = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"vmm.live_upgrade.{playbook}",
+            "-i",
+            str(inventory),
+            "-e",
+            json.dumps(variables),
+            *arguments,
+        ]
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
+            "ANSIBLE_COLLECTIONS_PATH": str(self.root / "collections"),
+            "ANSIBLE_CALLBACKS_ENABLED": "vmm.live_upgrade.progress",
+            "ANSIBLE_HOME": str(self.root / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_LOCALHOST_WARNING": "0",
+            "XDG_STATE_HOME": str(self.root / "state"),
+        }
+        environment.pop("PYTHONPATH", None)
+        return subprocess.Popen(
+            argv, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        )
+
+    def run(self, playbook: str, *arguments: str, **variables: Any) -> Finished:
+        """Run ansible-playbook to its end."""
+        return self.wait(self.start(playbook, *arguments, **variables))
+
+    def upgrade(self, *arguments: str, **variables: Any) -> Finished:
+        """Run the upgrade to ``NEW``."""
+        return self.run("upgrade", *arguments, **{"upgrade_build": NEW, **variables})
+
+    def wait(self, process: subprocess.Popen[str]) -> Finished:
+        """Wait for the end of a run."""
+        try:
+            output, _none = process.communicate(timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return Finished(process.returncode, output)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Return an empty fleet."""
+    return Fleet(tmp_path)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Yield a loopback port that refuses connections: bound, so that nobody else takes it, and not listening."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def _link_collection(target: Path) -> None:
+    """The real collection, but for the modules and the connection that stand in for hosts."""
+    plugins = target / "plugins"
+    plugins.mkdir(parents=True)
+    for name in _REAL_PLUGINS:
+        if (REPOSITORY / "plugins" / name).is_dir():
+            (plugins / name).symlink_to(REPOSITORY / "plugins" / name)
+    for name in ("roles", "playbooks", "meta"):
+        if (REPOSITORY / name).is_dir():
+            (target / name).symlink_to(REPOSITORY / name)
+    for name in ("modules", "module_utils", "connection"):
+        (plugins / name).symlink_to(SCRIPTED / name)

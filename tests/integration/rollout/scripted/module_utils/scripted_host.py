@@ -1,0 +1,36 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host in a JSON file, for tests of the rollout's control flow alone. It upgrades nothing; that is tested on real QEMU.
+
+``<state_dir>/host.json``: ``vms``: name → ``build``, ``downtime_ms`` and optionally ``outcome`` (what its upgrade comes to),
+``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy); ``default``: the default build;
+``calls``: what was called so far; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def opened(state_dir: str, call: str) -> Iterator[dict[str, Any]]:
+    """Yield the host's data and write it back."""
+    with open(os.path.join(state_dir, "host.json"), "r+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        host = json.load(stream)
+        host.setdefault("calls", []).append(call)
+        yield host
+        stream.seek(0)
+        stream.truncate()
+        json.dump(host, stream)
+
+
+def chosen(host: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the VMs a call is about."""
+    return {name: vm for name, vm in host["vms"].items() if not wanted or name in wanted}

@@ -1,0 +1,47 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scripted stand-in, see scripted_host."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
+
+
+def main() -> None:
+    """Refuse the VMs that have a reason for it."""
+    module = AnsibleModule(
+        argument_spec={
+            "build_id": {"required": True},
+            "state_dir": {"type": "path"},
+            "vms": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    build_id = module.params["build_id"]
+    verdicts = []
+    with opened(module.params["state_dir"], "preflight") as host:
+        for name, vm in chosen(host, module.params["vms"]).items():
+            refusals = [{"code": "scripted", "message": vm["refuse"], "action": "none"}] if "refuse" in vm else []
+            verdict = "refuse" if refusals else "already" if vm["build"] == build_id else "go"
+            verdicts.append(
+                {
+                    "name": name,
+                    "verdict": verdict,
+                    "mechanism": "cpr-transfer",
+                    "mechanism_reason": "scripted",
+                    "refusals": refusals,
+                    "old_build_id": vm["build"],
+                    "new_build_id": build_id,
+                }
+            )
+    refused = [verdict["name"] for verdict in verdicts if verdict["verdict"] == "refuse"]
+    if refused:
+        module.fail_json(msg=f"refused: {', '.join(refused)}", vms=verdicts)
+    module.exit_json(changed=False, vms=verdicts)
+
+
+if __name__ == "__main__":
+    main()

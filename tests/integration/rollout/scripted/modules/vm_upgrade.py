@@ -1,0 +1,85 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scripted stand-in, see scripted_host."""
+
+from __future__ import annotations
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
+
+
+def main() -> None:
+    """Move the VMs by changing a word in the file; a second call tells the end, as with the real one."""
+    module = AnsibleModule(
+        argument_spec={
+            "build_id": {"required": True},
+            "state_dir": {"type": "path"},
+            "vms": {"type": "list", "elements": "str", "default": []},
+            "order": {"type": "list", "elements": "str", "default": []},
+            "mechanism": {},
+            "parallel": {"type": "int"},
+            "downtime_budget_ms": {"type": "int"},
+            "prepare_timeout_s": {"type": "int"},
+            "probes": {"type": "dict"},
+            "rollout_id": {},
+            "wait_s": {"type": "int"},
+        },
+        supports_check_mode=True,
+    )
+    build_id = module.params["build_id"]
+    with opened(module.params["state_dir"], "plan" if module.check_mode else "upgrade") as host:
+        vms = chosen(host, module.params["vms"])
+        fifo = host.get("wait_on")
+        begun = host.pop("begun", None)
+        idle = all(vm["build"] == build_id for vm in vms.values())
+        if not (module.check_mode or begun or idle):
+            host["begun"] = True
+    if module.check_mode:
+        planned = [_result(name, vm, build_id, "already" if vm["build"] == build_id else "planned") for name, vm in vms.items()]
+        changed = any(vm["outcome"] == "planned" for vm in planned)
+        module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, steps=[], diff=[])
+    if fifo:
+        with open(fifo, "rb") as stream:
+            stream.read()
+    if not begun and not idle:
+        steps = [{"vm": name, "step": "spawned", "time": 0.0} for name in vms]
+        module.exit_json(changed=False, finished=False, transaction_id="t1", vms=[], steps=steps)
+    results = []
+    with opened(module.params["state_dir"], "finish") as host:
+        for name, vm in chosen(host, module.params["vms"]).items():
+            outcome = "already" if vm["build"] == build_id else vm.get("outcome", "upgraded")
+            results.append(_result(name, vm, build_id, outcome))
+            if outcome == "upgraded":
+                vm["build"] = build_id
+    moved = any(vm["outcome"] == "upgraded" for vm in results)
+    answer = {"changed": moved, "finished": True, "transaction_id": "t1", "vms": results, "steps": []}
+    bad = [f"VM {vm['name']}: {vm['outcome']}" for vm in results if vm["outcome"] not in ("upgraded", "already")]
+    if bad:
+        module.fail_json(msg="; ".join(bad), **answer)
+    module.exit_json(**answer, pid=os.getpid())
+
+
+def _result(name: str, vm: dict, build_id: str, outcome: str) -> dict:
+    moved = outcome == "upgraded"
+    return {
+        "name": name,
+        "outcome": outcome,
+        "mechanism": "cpr-transfer",
+        "reason": "scripted",
+        "downtime_ms": vm["downtime_ms"] if moved else None,
+        "downtime_source": "qmp-events" if moved else None,
+        "total_ms": 80.0 if moved else None,
+        "extra_memory_mib": 9.0 if moved else None,
+        "cpu_s": 0.1 if moved else None,
+        "old_build_id": vm["build"],
+        "new_build_id": build_id if moved else vm["build"],
+        "error": None if outcome in ("upgraded", "already", "planned") else f"VM {name}: scripted to be {outcome}",
+    }
+
+
+if __name__ == "__main__":
+    main()
