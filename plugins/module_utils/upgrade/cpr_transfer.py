@@ -158,12 +158,13 @@ class CprTransfer:
             )
 
     def close(self) -> None:
-        """Close descriptors; processes are left as they are."""
+        """Close descriptors; processes are left as they are. Idempotent."""
         if self._target:
             self._target.close()
         for fd in (self._source_pidfd, self._target_pidfd):
             if fd >= 0:
                 os.close(fd)
+        self._source_pidfd = self._target_pidfd = -1
 
     # --- before the pause
 
