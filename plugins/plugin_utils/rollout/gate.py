@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import CONFIDENCE, upper_failure_bound
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 
@@ -135,7 +135,7 @@ def _host_reasons(hosts: Sequence[str], records: Mapping[str, Record]) -> list[s
             reasons.append(f"{host}: unreachable: it left the play before its outcome was known")
         elif records[host]["outcome"] == "unreachable":
             reasons.append(f"{host}: unreachable{_because(records[host])}")
-        elif records[host]["outcome"] == "failed" and records[host].get("reason"):
+        elif records[host]["outcome"] == "failed" and all(is_good(vm) for vm in records[host]["vms"]):
             reasons.append(f"{host}: failed{_because(records[host])}")
     return reasons
 

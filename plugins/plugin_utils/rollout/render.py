@@ -67,6 +67,8 @@ def render_html(report: Report) -> str:
 def summary_line(summary: Mapping[str, Any]) -> str:
     """Return the counts and the downtimes in one line."""
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary["outcomes"].items())) or "none"
+    if summary["undone"]:
+        outcomes += f" ({summary['undone']} of the upgraded rolled back since)"
     downtime = "none measured"
     if summary["downtime_measured"]:
         downtime = (

@@ -68,13 +68,14 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
 
 
 def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the count per outcome and n, median and maximum of the measured downtimes (ms)."""
+    """Return the count per outcome, how many were rolled back later, and n, median and maximum of the downtimes (ms)."""
     downtimes = [vm["downtime_ms"] for vm in vms if vm["outcome"] == "upgraded" and vm["downtime_ms"] is not None]
     outcomes: dict[str, int] = {}
     for vm in vms:
         outcomes[vm["outcome"]] = outcomes.get(vm["outcome"], 0) + 1
     return {
         "outcomes": outcomes,
+        "undone": sum(1 for vm in vms if _undone(vm)),
         "downtime_measured": len(downtimes),
         "downtime_median_ms": statistics.median(downtimes) if downtimes else None,
         "downtime_max_ms": max(downtimes, default=None),
@@ -109,8 +110,7 @@ def previous_builds(report: Mapping[str, Any], wanted: Sequence[str]) -> dict[st
     """
     targets: dict[str, dict[str | None, list[str]]] = {}
     for vm in report["vms"]:
-        undone = (vm["rollback"] or {}).get("outcome") in ("upgraded", "already")
-        if vm["outcome"] == "upgraded" and not undone and (not wanted or vm["name"] in wanted):
+        if vm["outcome"] == "upgraded" and not _undone(vm) and (not wanted or vm["name"] in wanted):
             targets.setdefault(vm["host"], {}).setdefault(vm["old_build_id"], []).append(vm["name"])
     return {
         host: [{"build_id": build_id, "vms": names} for build_id, names in groups.items()]
@@ -121,6 +121,10 @@ def previous_builds(report: Mapping[str, Any], wanted: Sequence[str]) -> dict[st
 def previous_defaults(report: Mapping[str, Any]) -> dict[str, str]:
     """Return per host the build that new VMs started on before the report's rollout changed it."""
     return {host["name"]: host["previous_default"] for host in report["hosts"] if host["previous_default"]}
+
+
+def _undone(vm: Mapping[str, Any]) -> bool:
+    return (vm["rollback"] or {}).get("outcome") in ("upgraded", "already")
 
 
 def _judge(

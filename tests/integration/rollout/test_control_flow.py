@@ -43,6 +43,7 @@ def test_upgrades_wave_by_wave_and_again_changes_nothing(fleet: Fleet) -> None:
     assert [wave["gate"]["verdict"] for wave in report["waves"]] == ["PASS", "PASS"]
     assert report["summary"] == {
         "outcomes": {"upgraded": 6},
+        "undone": 0,
         "downtime_measured": 6,
         "downtime_median_ms": 6.0,
         "downtime_max_ms": 7.0,

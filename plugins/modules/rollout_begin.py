@@ -1,0 +1,118 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module is an action plugin; see plugins/action/rollout_begin.py.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_begin
+short_description: Begin a rollout
+version_added: 0.1.0
+author:
+  - vmm.live_upgrade contributors (@vmm)
+description:
+  - Plans the waves, takes the hosts so that no other rollout of this controller works on them, and opens the journal.
+  - Runs on the controller, once for all hosts. In check mode it takes no hosts.
+  - Used by the playbooks C(vmm.live_upgrade.upgrade) and C(vmm.live_upgrade.rollback).
+options:
+  kind:
+    description:
+      - What the rollout is.
+    type: str
+    choices: [upgrade, rollback]
+    default: upgrade
+  build_id:
+    description:
+      - Build to move to. A roll-back without one goes to the builds before, by O(previous_report).
+    type: str
+  hosts:
+    description:
+      - Inventory names of the hosts, in the order of the play.
+    type: list
+    elements: str
+    required: true
+  waves:
+    description:
+      - Sizes of the waves, as in C(serial). Numbers or percentages; the last one repeats.
+    type: list
+    elements: raw
+    required: true
+  downtime_budget_ms:
+    description:
+      - Longest measured downtime (milliseconds) that a wave passes with. Not judged when absent.
+    type: float
+  report:
+    description:
+      - Where the report is written at the end. The journal is kept in C(rollouts) beside it.
+    type: path
+    required: true
+  previous_report:
+    description:
+      - Report or journal of the rollout to undo.
+    type: path
+  vms:
+    description:
+      - Names of the VMs to roll back; all when empty.
+    type: list
+    elements: str
+    default: []
+extends_documentation_fragment:
+  - vmm.live_upgrade.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: none
+    details:
+      - Each call is one more entry in the journal. Nothing changes on any host.
+seealso:
+  - module: vmm.live_upgrade.rollout_record
+  - module: vmm.live_upgrade.rollout_gate
+  - module: vmm.live_upgrade.rollout_finish
+"""
+
+EXAMPLES = r"""
+- name: Begin
+  vmm.live_upgrade.rollout_begin:
+    build_id: qemu-11.1.1-0123456789abcdef
+    hosts: "{{ ansible_play_hosts_all }}"
+    waves: [1, 25%, 100%]
+    report: build/results/upgrade.json
+  register: rollout
+  run_once: true
+  delegate_to: localhost
+  delegate_facts: true
+"""
+
+RETURN = r"""
+rollout_id:
+  description: Id of the rollout.
+  returned: success
+  type: str
+journal:
+  description: Path of the journal.
+  returned: success
+  type: str
+report:
+  description: Path the report will have.
+  returned: success
+  type: str
+waves:
+  description: Names of the hosts of each wave.
+  returned: success
+  type: list
+  elements: list
+targets:
+  description: For a roll-back, per host the groups of VMs (C(build_id), C(vms)) that go to a build.
+  returned: success
+  type: dict
+defaults:
+  description: For a roll-back, per host the build that VMs started from then on shall run.
+  returned: success
+  type: dict
+"""

@@ -1,0 +1,58 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module is an action plugin; see plugins/action/rollout_finish.py.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_finish
+short_description: End a rollout and tell how it went
+version_added: 0.1.0
+author:
+  - vmm.live_upgrade contributors (@vmm)
+description:
+  - Writes the report, gives the hosts free, prints the table, and fails unless every wave passed.
+  - The journal of a plan (check mode) is removed, its report stays.
+options:
+  journal:
+    description:
+      - Path of the rollout's journal, as M(vmm.live_upgrade.rollout_begin) returned it.
+    type: path
+    required: true
+extends_documentation_fragment:
+  - vmm.live_upgrade.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+seealso:
+  - module: vmm.live_upgrade.rollout_begin
+  - module: vmm.live_upgrade.rollout_report
+"""
+
+EXAMPLES = r"""
+- name: Write the report, free the hosts, tell the truth
+  vmm.live_upgrade.rollout_finish:
+    journal: "{{ rollout.journal }}"
+"""
+
+RETURN = r"""
+verdict:
+  description: V(ok) or V(failed).
+  returned: always
+  type: str
+report:
+  description: Path of the report (docs/upgrade.schema.json).
+  returned: always
+  type: str
+summary:
+  description: Counts per outcome, and n, median and maximum of the measured downtimes.
+  returned: always
+  type: dict
+"""
