@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import QemuFactory, qemu_binary, working_accel
 
 

@@ -253,7 +253,7 @@ def firmware(binary: Path) -> list[str]:
     return [argument for folder in folders.split(":") for argument in ("-L", folder)]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def working_accel(binary: Path) -> str:
     """Return ``kvm`` when a guest really runs under it here, else ``tcg``. ``VMM_TEST_ACCEL`` overrides."""
     forced = os.environ.get("VMM_TEST_ACCEL")

@@ -1,0 +1,177 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""By which mechanisms a VM can be moved, as far as the VM itself decides. The new build has its say in ``preflight``.
+
+Each obstacle has a code, so that preflight can tell the operator what to do about it; the codes are described in
+docs/preflight.md. PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.devices import fields_of, named
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Mechanism, RamBlock, Vm
+
+OLDEST_CPR = (10, 2)
+# Before this a target that dies early takes a source with VFIO devices with it.
+OLDEST_CPR_VFIO = (11, 0)
+_VFIO = re.compile(r"vfio-.*")
+_MIGRATION_IDLE = {None, "none", "completed", "failed", "cancelled"}
+# QEMU lists the obstacles to the mode that is set, which is "normal" as a rule. These do not matter to CPR, because the
+# new process opens the same files and devices on the same host.
+_NORMAL_MODE_ONLY = re.compile(
+    r"The .* format used by node '.*' does not support live migration"
+    r"|.*VFIO (device )?migration|.*[Mm]ultiple VFIO devices migration|.*vhost lacks VHOST_F_LOG_ALL"
+    r"|.*vhost-scsi does not support migration in all cases|.*failed to allocate shared memory"
+)
+_VFIO_STATE = re.compile(r"[0-9a-f:.]+: *(VFIO|.*dirty page tracking)", re.I)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why something is not possible: ``code`` for machines and the manual, ``message`` for people."""
+
+    code: str
+    message: str
+
+
+def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
+    """Return mechanism → whether ``vm`` can be moved by it, and why not."""
+    transfer = cpr_transfer_obstacles(vm, options)
+    execute = [*transfer, *_sandbox_obstacles(options)]
+    migration = [*_state_obstacles(vm), *_local_migration_obstacles(vm)]
+    return {
+        "cpr-transfer": _mechanism(transfer, []),
+        "cpr-exec": _mechanism(execute, ["only when asked for: after the exec there is no way back"]),
+        "local-migration": _mechanism(migration, ["only when asked for: needs a second copy of guest memory for a while"]),
+    }
+
+
+def cpr_transfer_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
+    """Return why ``cpr-transfer`` cannot move ``vm``; empty when it can."""
+    return [
+        *_state_obstacles(vm),
+        *_version_obstacles(vm),
+        *_ram_obstacles(vm.ram_blocks),
+        *_device_obstacles(vm),
+        *_blocker_obstacles(vm),
+        *_listener_obstacles(options),
+    ]
+
+
+def _mechanism(obstacles: list[Obstacle], terms: list[str]) -> Mechanism:
+    return Mechanism(not obstacles, [obstacle.message for obstacle in obstacles] or terms)
+
+
+def _state_obstacles(vm: Vm) -> list[Obstacle]:
+    if vm.status is None:
+        return [Obstacle(*_silence(vm))]
+    if vm.migration_status not in _MIGRATION_IDLE and vm.status != "inmigrate":
+        return [Obstacle("migration-running", f"the VM is in a migration ({vm.migration_status})")]
+    if vm.status in ("inmigrate", "postmigrate", "finish-migrate"):
+        return [
+            Obstacle("half-moved", f"the process is one side of a migration (state {vm.status}); its guest is elsewhere")
+        ]
+    if vm.status != "running":
+        return [Obstacle("vm-not-running", f"the VM is not running (state {vm.status})")]
+    return []
+
+
+def _silence(vm: Vm) -> tuple[str, str]:
+    states = {endpoint.state for endpoint in vm.qmp_endpoints}
+    told = "; ".join(f"{endpoint.path}: {endpoint.detail or endpoint.state}" for endpoint in vm.qmp_endpoints)
+    if not states:
+        others = f" (it has: {', '.join(vm.other_monitors)})" if vm.other_monitors else ""
+        return "qmp-missing", f"the VM has no QMP monitor on a UNIX socket{others}"
+    if "ok" in states:
+        return "qmp-silent", "the monitor greets, but does not answer questions"
+    if "busy" in states:
+        return "qmp-busy", f"no QMP monitor can be used: {told}"
+    return "qmp-dead", f"no QMP monitor can be used: {told}"
+
+
+def _version_obstacles(vm: Vm) -> list[Obstacle]:
+    if vm.version_tuple and vm.version_tuple[:2] < OLDEST_CPR:
+        return [
+            Obstacle("qemu-too-old", f"QEMU {vm.version} is older than 10.2, the first that hands over a guest reliably")
+        ]
+    return []
+
+
+def _ram_obstacles(blocks: list[RamBlock]) -> list[Obstacle]:
+    obstacles = []
+    private = [block.id for block in blocks if block.shared is False and block.backend]
+    auxiliary = [block.id for block in blocks if block.shared is False and not block.backend]
+    unknown = [block.id for block in blocks if block.shared is None]
+    if private:
+        obstacles.append(Obstacle("ram-private", f"guest memory is private to the process: {', '.join(private)}"))
+    if auxiliary:
+        message = f"memory that QEMU allocates by itself is private to the process: {', '.join(auxiliary)}"
+        obstacles.append(Obstacle("aux-ram-private", message))
+    if unknown:
+        obstacles.append(Obstacle("ram-unknown", f"it cannot be told whether these are shared: {', '.join(unknown)}"))
+    return obstacles
+
+
+def _device_obstacles(vm: Vm) -> list[Obstacle]:
+    obstacles = []
+    for device in vm.passthrough:
+        who = f"{device.driver} {device.id or device.host}".strip()
+        if _VFIO.fullmatch(device.driver):
+            if vm.version_tuple and vm.version_tuple < OLDEST_CPR_VFIO:
+                message = f"{who}: QEMU {vm.version} loses a VM with VFIO devices when the new process dies early"
+                obstacles.append(Obstacle("vfio-too-old", message))
+        else:
+            obstacles.append(Obstacle("device-not-coverable", f"{who} cannot be handed to another process"))
+    for nic in vm.nics:
+        if nic.backend in ("vhost-user", "vhost-vdpa", "vde", "l2tpv3", "af-xdp", "passt"):
+            message = f"the network back end {nic.id} ({nic.backend}) cannot be handed to another process"
+            obstacles.append(Obstacle("device-not-coverable", message))
+    return obstacles
+
+
+def _blocker_obstacles(vm: Vm) -> list[Obstacle]:
+    relevant = [
+        reason
+        for reason in vm.migration_blockers
+        if not _NORMAL_MODE_ONLY.match(reason) and not (vm.passthrough and _VFIO_STATE.match(reason))
+    ]
+    return [Obstacle("migration-blocked", f"QEMU says: {reason}") for reason in relevant]
+
+
+def _listener_obstacles(options: list[Option]) -> list[Obstacle]:
+    found = [f"-{option.name} {option.value}" for option in named(options, "vnc", "spice") if option.value != "none"]
+    found += [f"-display {option.value}" for option in named(options, "display") if _serves(option.value or "")]
+    found += ["-s" if option.name == "s" else f"-gdb {option.value}" for option in named(options, "s", "gdb")]
+    for option in named(options, "netdev", "nic"):
+        fields = fields_of(option, "type")
+        # A key given twice keeps its last value in the fields; one is enough to know.
+        if fields.get("type") == "user" and ("hostfwd" in fields or "guestfwd" in fields):
+            found.append(f"-{option.name} user,hostfwd=...")
+        if fields.get("type") in ("socket", "stream", "dgram") and ("listen" in fields or fields.get("server") == "on"):
+            found.append(f"-{option.name} {fields['type']},...")
+    message = "the process listens on what the new one would need at the same time: {}"
+    return [Obstacle("listener-not-coverable", message.format(", ".join(found)))] if found else []
+
+
+def _serves(display: str) -> bool:
+    return display.startswith(("vnc", "spice", "dbus", "gtk", "sdl"))
+
+
+def _sandbox_obstacles(options: list[Option]) -> list[Obstacle]:
+    for option in named(options, "sandbox"):
+        if fields_of(option, "enable").get("spawn") == "deny":
+            return [Obstacle("sandbox-spawn", "-sandbox spawn=deny forbids the process to execute anything")]
+    return []
+
+
+def _local_migration_obstacles(vm: Vm) -> list[Obstacle]:
+    obstacles = [Obstacle("migration-blocked", f"QEMU says: {reason}") for reason in vm.migration_blockers]
+    if vm.passthrough:
+        devices = ", ".join(device.id or device.host for device in vm.passthrough)
+        obstacles.append(Obstacle("device-not-coverable", f"passthrough devices do not migrate: {devices}"))
+    return obstacles
