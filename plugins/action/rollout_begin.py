@@ -75,7 +75,9 @@ class ActionModule(ControllerAction):
             "defaults": defaults,
         }
         target = arguments["build_id"] or "the builds before"
-        self.say(f"{rollout_id}: {len(arguments['hosts'])} hosts to {target} in {len(waves)} waves; journal {journal.path}")
+        self.say(
+            f"{rollout_id}: {len(arguments['hosts'])} hosts to {target} in {len(waves)} waves; journal {journal.path}"
+        )
         for index, hosts in enumerate(waves):
             self.say(f"  wave {index}{' (canary)' if index == 0 and len(waves) > 1 else ''}: {', '.join(hosts)}")
         return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}

@@ -41,7 +41,9 @@ class ActionModule(ControllerAction):
             self.say(f"[wave {wave}]   {reason}")
         if stop:
             later = sum(len(hosts) for hosts in begin["waves"][wave + 1 :])
-            self.say(f"[wave {wave}] stopping{', rolling this wave back' if undo else ''}; {later} hosts stay untouched")
+            self.say(
+                f"[wave {wave}] stopping{', rolling this wave back' if undo else ''}; {later} hosts stay untouched"
+            )
         return {
             "wave": wave,
             "stop": stop,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import host_outcome, merge_loop, vm_records
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
+    host_outcome,
+    merge_loop,
+    vm_records,
+)
 
 _RESULTS = ("preflight", "health_before", "upgrade", "health_after", "set_default")
 
@@ -74,5 +79,5 @@ def _require_planned(journal: Journal, wave: int, batch: list[str]) -> None:
         )
 
 
-def _message(result: dict[str, Any]) -> str | None:
+def _message(result: Mapping[str, Any]) -> str | None:
     return str(result["msg"]) if result.get("msg") else None

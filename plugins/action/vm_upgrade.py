@@ -4,7 +4,8 @@
 """Controller side of ``vm_upgrade``: follows the transaction on the host, over cut connections too.
 
 The host works on by itself; each call of the module starts the transaction or attaches to it, waits a little and tells
-how far it is. So a connection that breaks costs nothing but the view, until ``vmm_reconnect_timeout_s`` (a variable, seconds) is over.
+how far it is. So a connection that breaks costs nothing but the view, until ``vmm_reconnect_timeout_s`` (a variable,
+in seconds) is over.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def _was_killed(answer: dict[str, Any]) -> bool:
 def _lost(cut: Exception, answer: dict[str, Any]) -> str:
     transaction = answer.get("transaction_id")
     state = f"; transaction {transaction} is finished or undone by the host itself, run again to learn its outcome"
-    return f"{_first_line(cut)}{state if transaction else '; whether the upgrade began is unknown, run again to learn it'}"
+    return (
+        f"{_first_line(cut)}{state if transaction else '; whether the upgrade began is unknown, run again to learn it'}"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -93,7 +93,9 @@ def problems(snapshot: Snapshot) -> list[Problem]:
         if disk.io_status not in (None, "ok"):
             found.append(Problem("disk_status", disk.device, f"disk {disk.device} has io-status {disk.io_status}"))
         if disk.failed_operations:
-            found.append(Problem("disk_errors", disk.device, f"disk {disk.device}: {disk.failed_operations} requests failed"))
+            found.append(
+                Problem("disk_errors", disk.device, f"disk {disk.device}: {disk.failed_operations} requests failed")
+            )
     for check, answer in snapshot.answers.items():
         if not answer.ok:
             found.append(Problem(check, "", answer.detail))

@@ -28,10 +28,16 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.health.judge impo
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpCommandError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.monitor import connect
 
 _POLL_S = 0.02
 _AGENT_PORT = "org.qemu.guest_agent.0"
 _WORD = struct.Struct("<Q")
+_SHARED_MEMORY = (
+    "/memfd:",
+    "/dev/shm/",
+    "/dev/hugepages/",
+)  # noqa: S108  # what descriptors point to, nothing is made there
 _FAILED_COUNTERS = (
     "failed_rd_operations",
     "failed_wr_operations",
@@ -162,7 +168,7 @@ def _monitor(vm: Vm, timeout_s: float) -> QmpClient:
     reasons = []
     for endpoint in vm.qmp_endpoints:
         try:
-            return QmpClient.connect(f"/proc/{vm.pid}/root{endpoint.path}", timeout_s)
+            return connect(vm.pid, endpoint.path, timeout_s)
         except LiveUpgradeError as exc:
             reasons.append(str(exc))
     raise LiveUpgradeError("; ".join(reasons) or "it has no QMP monitor on a UNIX socket")
@@ -299,6 +305,6 @@ def _shared_files(pid: int, size_bytes: int) -> dict[tuple[int, int], str]:
             target, status = os.readlink(entry.path), os.stat(entry.path)
         except OSError:
             continue  # closed meanwhile
-        if status.st_size == size_bytes and target.startswith(("/memfd:", "/dev/shm/", "/dev/hugepages/")):
+        if status.st_size == size_bytes and target.startswith(_SHARED_MEMORY):
             found[status.st_dev, status.st_ino] = entry.path
     return found

@@ -62,13 +62,15 @@ def guest_agent(path: str, timeout_s: float) -> Answer:
             answer, stream = _agent_line(sock, stream, deadline)
     except (OSError, ValueError) as exc:
         return Answer(False, f"guest agent at {path}: {exc}")
-    return Answer("return" in answer, f"guest agent at {path}: {'answered' if 'return' in answer else answer.get('error')}")
+    return Answer(
+        "return" in answer, f"guest agent at {path}: {'answered' if 'return' in answer else answer.get('error')}"
+    )
 
 
 def command(argv: Sequence[str], timeout_s: float) -> Answer:
     """Run ``argv`` on the host, without a shell; exit status 0 is healthy."""
     try:
-        done = subprocess.run(  # noqa: S603  # the operator's own command, from the inventory
+        done = subprocess.run(  # the operator's own command, from the inventory
             list(argv), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
@@ -111,7 +113,7 @@ def _echo(target: ipaddress.IPv4Address | ipaddress.IPv6Address, timeout_s: floa
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 

@@ -64,7 +64,9 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
     vms = [(host, vm) for host in hosts if host in records for vm in records[host]["vms"]]
     moved = [(host, vm) for host, vm in vms if vm["outcome"] != "already"]
     downtimes = [vm["downtime_ms"] for _host, vm in moved if vm.get("downtime_ms") is not None]
-    unmeasured = [_label(item) for item in moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None]
+    unmeasured = [
+        _label(item) for item in moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None
+    ]
     over_budget = [item for item in moved if _over(item[1], downtime_budget_ms)]
     regressed = [item for item in vms if (item[1].get("health") or {}).get("regressions")]
     bad = [item for item in moved if item[1]["outcome"] not in GOOD_OUTCOMES]
@@ -76,7 +78,9 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
         f"{_label(item)}: downtime {item[1]['downtime_ms']:.1f} ms is over the budget of {downtime_budget_ms:g} ms"
         for item in over_budget
     ]
-    reasons += [f"{_label(item)}: less healthy than before: {'; '.join(item[1]['health']['regressions'])}" for item in regressed]
+    reasons += [
+        f"{_label(item)}: less healthy than before: {'; '.join(item[1]['health']['regressions'])}" for item in regressed
+    ]
 
     verdict = FAIL if reasons else PASS
     if verdict == PASS and not vms:

@@ -133,7 +133,9 @@ def _judge(
     for wave in waves:
         gate = wave["gate"]
         if gate is not None and gate["verdict"] != PASS:
-            failed_rollbacks = sorted(host for host in wave["hosts"] if rollbacks.get(host, {}).get("outcome", "ok") != "ok")
+            failed_rollbacks = sorted(
+                host for host in wave["hosts"] if rollbacks.get(host, {}).get("outcome", "ok") != "ok"
+            )
             undone = "; rolled back" if wave["rolled_back"] else ""
             if failed_rollbacks:
                 undone = f"; the roll-back of {', '.join(failed_rollbacks)} failed too, a person must look"
@@ -143,7 +145,9 @@ def _judge(
     missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
     if missing or not waves:
         return "failed", f"no judgement of wave {', '.join(missing)}" if missing else "no host was selected"
-    return "ok", "plan only: nothing was changed" if plan else "every VM is on its build and no less healthy than before"
+    return "ok", (
+        "plan only: nothing was changed" if plan else "every VM is on its build and no less healthy than before"
+    )
 
 
 def _host(
@@ -154,7 +158,10 @@ def _host(
     elif judged:
         outcome, reason = "unreachable", "it left the play before its outcome was known"
     elif started:
-        outcome, reason = "interrupted", "the run ended during its turn; the host finishes or undoes the upgrade by itself"
+        outcome, reason = (
+            "interrupted",
+            "the run ended during its turn; the host finishes or undoes the upgrade by itself",
+        )
     else:
         outcome, reason = "not_attempted", None
     return {

@@ -34,5 +34,7 @@ def _size(size: int | str, total: int) -> int:
     except (TypeError, ValueError):
         count = 0
     if count < 1 or isinstance(size, bool):
-        raise AnsibleError(f"upgrade_waves holds {size!r}; a size is a positive number of hosts or a percentage like '25%'")
+        raise AnsibleError(
+            f"upgrade_waves holds {size!r}; a size is a positive number of hosts or a percentage like '25%'"
+        )
     return count

@@ -46,7 +46,10 @@ class Fleet:
         state_dir = self.root / "hosts" / name
         state_dir.mkdir(parents=True)
         chosen = {"vm1": {}} if vms is None else vms
-        data = {"vms": {vm: {"build": OLD, "downtime_ms": 5.0, **extra} for vm, extra in chosen.items()}, "default": OLD}
+        data = {
+            "vms": {vm: {"build": OLD, "downtime_ms": 5.0, **extra} for vm, extra in chosen.items()},
+            "default": OLD,
+        }
         (state_dir / "host.json").write_text(json.dumps(data))
         self.inventory[name] = {
             "ansible_connection": "local",
@@ -104,7 +107,13 @@ class Fleet:
         }
         environment.pop("PYTHONPATH", None)
         return subprocess.Popen(
-            argv, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+            argv,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
         )
 
     def run(self, playbook: str, *arguments: str, **variables: Any) -> Finished:

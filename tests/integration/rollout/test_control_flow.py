@@ -16,7 +16,11 @@ import jsonschema
 
 from .conftest import NEW, OLD, REPOSITORY, Fleet
 
-UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_ssh_common_args": "-o ConnectTimeout=5"}
+UNREACHABLE = {
+    "ansible_connection": "ssh",
+    "ansible_host": "127.0.0.1",
+    "ansible_ssh_common_args": "-o ConnectTimeout=5",
+}
 
 
 def valid(report: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +80,11 @@ def test_a_failing_canary_is_rolled_back_and_the_rest_untouched(fleet: Fleet) ->
         ("h2", "not_attempted", None),
     ]
     vm1 = next(vm for vm in report["vms"] if vm["name"] == "vm1")
-    assert (vm1["outcome"], vm1["rollback"]["outcome"], vm1["rollback"]["new_build_id"]) == ("upgraded", "upgraded", OLD)
+    assert (vm1["outcome"], vm1["rollback"]["outcome"], vm1["rollback"]["new_build_id"]) == (
+        "upgraded",
+        "upgraded",
+        OLD,
+    )
 
 
 def test_without_automatic_roll_back_the_wave_stays_as_it_is(fleet: Fleet) -> None:
@@ -358,7 +366,12 @@ def test_a_limit_without_localhost_is_refused_before_anything_is_touched(fleet: 
 
 def test_requests_that_cannot_be_carried_out_touch_nothing(fleet: Fleet) -> None:
     fleet.add_host("h1", upgrade_waves=[1])
-    for variables in ({"upgrade_build": None}, {"upgrade_hosts": "nobody"}, {"upgrade_waves": ["many"]}, {"upgrade_waves": []}):
+    for variables in (
+        {"upgrade_build": None},
+        {"upgrade_hosts": "nobody"},
+        {"upgrade_waves": ["many"]},
+        {"upgrade_waves": []},
+    ):
         run = fleet.upgrade(**variables)
         assert run.exit_status != 0, (variables, run.output)
     assert "calls" not in fleet.host("h1")

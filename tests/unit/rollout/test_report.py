@@ -91,7 +91,11 @@ def turn(host: str, *results: dict[str, Any], wave: int = 0, event: str = "host"
 
 def gated(wave: int, hosts: list[str], *turns: Event) -> Event:
     """Return the event of a wave's judgement."""
-    return {"event": "gate", "wave": wave, "gate": judge(hosts, {event["host"]: event for event in turns}, 100.0).to_dict()}
+    return {
+        "event": "gate",
+        "wave": wave,
+        "gate": judge(hosts, {event["host"]: event for event in turns}, 100.0).to_dict(),
+    }
 
 
 def reported(*events: Event, aborted: bool = False) -> dict[str, Any]:
@@ -106,14 +110,18 @@ class TestRecords:
 
     def test_the_upgrade_knows_best(self) -> None:
         (record,) = vm_records(
-            {"vms": [{"name": "vm1", "verdict": "go"}]}, {"vms": [{"name": "vm1", "problems": []}]}, {"vms": [upgraded()]}, {}
+            {"vms": [{"name": "vm1", "verdict": "go"}]},
+            {"vms": [{"name": "vm1", "problems": []}]},
+            {"vms": [upgraded()]},
+            {},
         )
 
         assert (record["outcome"], record["downtime_ms"], record["health"]["after"]) == ("upgraded", 5.25, None)
         assert "old_pid" not in record
 
     @pytest.mark.parametrize(
-        ("verdict", "outcome"), [("go", "not_attempted"), ("refuse", "refused"), ("already", "already"), ("odd", "refused")]
+        ("verdict", "outcome"),
+        [("go", "not_attempted"), ("refuse", "refused"), ("already", "already"), ("odd", "refused")],
     )
     def test_without_an_upgrade_the_verdict_counts(self, verdict: str, outcome: str) -> None:
         refusals = [{"code": "ram", "message": "its RAM is private"}]
@@ -140,7 +148,9 @@ class TestRecords:
         assert host_outcome([record], unreachable=False, failed=False) == "failed"
 
     def test_a_loop_reads_as_one_answer(self) -> None:
-        merged = merge_loop({"results": [{"vms": [upgraded("a")]}, {"unreachable": True, "msg": "gone"}], "msg": "All items"})
+        merged = merge_loop(
+            {"results": [{"vms": [upgraded("a")]}, {"unreachable": True, "msg": "gone"}], "msg": "All items"}
+        )
 
         assert ([vm["name"] for vm in merged["vms"]], merged["unreachable"], merged["msg"]) == (["a"], True, "gone")
 
@@ -170,7 +180,11 @@ class TestReport:
 
         report = reported(began(["h1"], ["h2"]), first, gated(0, ["h1"], first), back)
 
-        assert (report["verdict"], report["waves"][0]["rolled_back"], report["summary"]["undone"]) == ("failed", True, 1)
+        assert (report["verdict"], report["waves"][0]["rolled_back"], report["summary"]["undone"]) == (
+            "failed",
+            True,
+            1,
+        )
         assert report["exit_reason"].endswith("rolled back")
         assert [host["outcome"] for host in report["hosts"]] == ["failed", "not_attempted"]
         assert previous_builds(report, []) == {}
@@ -228,7 +242,11 @@ class TestReport:
         report = reported(began(["h1"]), turn("h1", upgraded()), gated(0, ["h1"], turn("h1", upgraded())))
         validator = jsonschema.Draft202012Validator(SCHEMA)
         jsonschema.Draft202012Validator.check_schema(SCHEMA)
-        for path, value in ((("verdict",), "fine"), (("vms", 0, "downtime_source"), None), (("vms", 0, "outcome"), "done")):
+        for path, value in (
+            (("verdict",), "fine"),
+            (("vms", 0, "downtime_source"), None),
+            (("vms", 0, "outcome"), "done"),
+        ):
             spoilt: Any = json.loads(json.dumps(report))
             target = spoilt
             for key in path[:-1]:
@@ -241,13 +259,26 @@ class TestTable:
     """What people read."""
 
     def test_every_vm_and_every_host_has_a_line(self) -> None:
-        first = turn("h1", upgraded(), upgraded("vm2", outcome="lost", downtime_ms=None, downtime_source=None, total_ms=None))
+        first = turn(
+            "h1", upgraded(), upgraded("vm2", outcome="lost", downtime_ms=None, downtime_source=None, total_ms=None)
+        )
         report = reported(began(["h1"], ["h2"]), first, gated(0, ["h1"], first))
 
         table = render_table(report)
 
         lines = [line.split() for line in table.splitlines()]
-        assert ["0", "h1", "vm1", upgraded()["old_build_id"], upgraded()["new_build_id"], "5.2", "ms", "80.0", "ms", "upgraded"] in lines
+        assert [
+            "0",
+            "h1",
+            "vm1",
+            upgraded()["old_build_id"],
+            upgraded()["new_build_id"],
+            "5.2",
+            "ms",
+            "80.0",
+            "ms",
+            "upgraded",
+        ] in lines
         assert ["1", "h2", "-", "-", "-", "-", "-", "not_attempted"] in lines
         assert "FAILED" in table
         assert "VMs: 1 lost, 1 upgraded; downtime: n=1 median 5.2 ms max 5.2 ms" in table

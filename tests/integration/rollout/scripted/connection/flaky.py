@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A local connection that can be cut: each line in ``cuts`` beside the host's file breaks one contact after ``skip`` good ones."""
+"""A local connection that breaks: each byte in the file ``cuts`` is one contact of ``vm_upgrade`` that is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ author: vmm.live_upgrade contributors
 version_added: 0.1.0
 options:
   cuts:
-    description: A file; while it exists and C(armed) stands beside it, contacts break, one for each of its bytes.
+    description: A file; contacts break, one for each of its bytes.
     vars:
       - name: flaky_cuts
 extends_documentation_fragment:

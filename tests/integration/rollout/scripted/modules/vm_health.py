@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
 
 
@@ -24,7 +25,11 @@ def main() -> None:
     reports = []
     with opened(module.params["probes"]["host"]["command"][0], "health") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
-            problems = [{"check": "scripted", "subject": "", "message": "sick"}] if vm["build"] in vm.get("sick_on", []) else []
+            problems = (
+                [{"check": "scripted", "subject": "", "message": "sick"}]
+                if vm["build"] in vm.get("sick_on", [])
+                else []
+            )
             new = problems if name in baseline and not baseline[name]["problems"] else []
             reports.append({"name": name, "healthy": not problems, "problems": problems, "regressions": new})
     module.exit_json(changed=False, vms=reports, regressions=[item for vm in reports for item in vm["regressions"]])

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
 
 

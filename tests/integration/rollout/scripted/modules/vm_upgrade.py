@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
 
 
@@ -39,7 +40,9 @@ def main() -> None:
         if not (module.check_mode or begun or idle):
             host["begun"] = True
     if module.check_mode:
-        planned = [_result(name, vm, build_id, "already" if vm["build"] == build_id else "planned") for name, vm in vms.items()]
+        planned = [
+            _result(name, vm, build_id, "already" if vm["build"] == build_id else "planned") for name, vm in vms.items()
+        ]
         changed = any(vm["outcome"] == "planned" for vm in planned)
         module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, steps=[], diff=[])
     if fifo:
