@@ -33,11 +33,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.monitor import
 _POLL_S = 0.02
 _AGENT_PORT = "org.qemu.guest_agent.0"
 _WORD = struct.Struct("<Q")
-_SHARED_MEMORY = (
-    "/memfd:",
-    "/dev/shm/",
-    "/dev/hugepages/",
-)  # noqa: S108  # what descriptors point to, nothing is made there
+# What descriptors of shared guest memory point to; nothing is made there.
+_SHARED_MEMORY = ("/memfd:", "/dev/shm/", "/dev/hugepages/")  # noqa: S108
 _FAILED_COUNTERS = (
     "failed_rd_operations",
     "failed_wr_operations",

@@ -16,7 +16,7 @@ import jsonschema
 
 from .conftest import NEW, OLD, REPOSITORY, Fleet
 
-UNREACHABLE = {
+UNREACHABLE: dict[str, Any] = {
     "ansible_connection": "ssh",
     "ansible_host": "127.0.0.1",
     "ansible_ssh_common_args": "-o ConnectTimeout=5",
@@ -366,12 +366,15 @@ def test_a_limit_without_localhost_is_refused_before_anything_is_touched(fleet: 
 
 def test_requests_that_cannot_be_carried_out_touch_nothing(fleet: Fleet) -> None:
     fleet.add_host("h1", upgrade_waves=[1])
-    for variables in (
+    requests: list[dict[str, Any]] = [
         {"upgrade_build": None},
+        {"upgrade_build": "../../etc"},
         {"upgrade_hosts": "nobody"},
         {"upgrade_waves": ["many"]},
         {"upgrade_waves": []},
-    ):
+        {"upgrade_rollback": "perhaps"},
+    ]
+    for variables in requests:
         run = fleet.upgrade(**variables)
         assert run.exit_status != 0, (variables, run.output)
     assert "calls" not in fleet.host("h1")

@@ -17,7 +17,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import CO
 
 PATIENT = Limits(vm_s=120.0, progress_s=30.0, probe_s=30.0)
 BRIEF = Limits(vm_s=10.0, progress_s=0.5, probe_s=0.5)
-WORD = {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}}
+WORD: dict[str, Any] = {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}}
 
 
 def vm_of(qemu: LocalQemu) -> Vm:

@@ -146,6 +146,12 @@ class TestSerialLog:
     def test_harmless_lines(self, tmp_path: Path, line: str) -> None:
         assert self.complaints_after(tmp_path / "log", "", f"{line}\n") == {}
 
+    def test_the_documentation_tells_the_patterns(self) -> None:
+        page = (Path(__file__).resolve().parents[3] / "docs" / "rollout.md").read_text(encoding="utf-8")
+        for kind, pattern in serial.PATTERNS.items():
+            escaped = pattern.replace("|", "\\|")
+            assert f"| {kind} | `{escaped}` |" in page
+
     def test_what_was_logged_before_does_not_count(self, tmp_path: Path) -> None:
         assert self.complaints_after(tmp_path / "log", "Kernel panic\n", "login:\n") == {}
 
