@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Front door of the checkout; what the targets do is in tests/tools/.
+
+HOSTS ?= 3
+VMS ?= 2
+HOST ?= h1
+
+PYTHON := .venv/bin/python
+RUN := $(PYTHON) tests/tools/run_tests.py
+LAB := $(PYTHON) tests/lab/lab.py
+# .venv is a link that is laid anew only when the pinned requirements change; `setup` itself is instant when all is there.
+SETUP := @tests/tools/bootstrap.sh --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
+        lab-up lab-status lab-ssh lab-down clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## Debian packages and Python environments this needs (root or sudo)
+	@tests/tools/bootstrap.sh
+
+demo:  ## two QEMU builds, a lab fleet, a rollout over it, a roll-back
+	$(SETUP)
+	@$(PYTHON) tests/tools/demo.py
+
+test:  ## everything below, with a table at the end
+	$(SETUP)
+	@$(RUN)
+
+lint unit sanity integration molecule:  ## one part of the tests
+	$(SETUP)
+	@$(RUN) $@
+
+lab-test:  ## the tests that need the lab
+	$(SETUP)
+	@$(RUN) lab
+
+build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
+	$(SETUP)
+	@$(PYTHON) tests/tools/builds.py
+
+collection:  ## the tarball, in build/dist
+	$(SETUP)
+	@$(PYTHON) tests/tools/collection.py
+
+lab-up: build-qemu  ## a fleet: HOSTS=3 VMS=2
+	@$(LAB) up --hosts $(HOSTS) --vms $(VMS)
+
+lab-status:  ## its hosts and VMs
+	@$(LAB) status
+
+lab-ssh:  ## a shell on a host of it: HOST=h1
+	@$(LAB) ssh $(HOST)
+
+lab-down:  ## end it
+	@$(LAB) down
+
+clean:  ## remove what was made in the checkout (not the cache in ~/.cache/vmm-live-upgrade)
+	@if [ -x $(PYTHON) ]; then for lab in build/lab/*/; do [ ! -d "$$lab" ] || $(LAB) --state "$$lab" down; done; fi
+	@rm -rf build .venv .venv-next .ansible .mypy_cache .ruff_cache

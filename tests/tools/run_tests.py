@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All tests of the project, or some groups of them: ``run_tests.py [GROUP ...]``. Run by ``make test`` and its likes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+
+from checkout import BUILD, LAB, NEW_SERIES, OLD_SERIES, ROOT, VENV, VENV_NEXT, environment
+from step_runner import Outcome, Step, StepRunner
+
+PYTHON = str(VENV / "bin" / "python")
+PYTEST = (PYTHON, "-m", "pytest", "-q")
+LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
+LAB_USERS = ("lab-tests", "lab-integration", "molecule")
+
+STEPS = [
+    # The builds come first: they take longest when nothing is cached, and the lab waits for them.
+    Step("build-qemu", "build", (PYTHON, "tests/tools/builds.py", OLD_SERIES, NEW_SERIES), cpus=2, limit_s=2400),
+    Step("lab-up", "lab", (*LAB_COMMAND, "up", "--hosts", "3", "--vms", "2"), needs=("build-qemu",), limit_s=1500),
+    Step("ruff", "lint", ("ruff", "check", ".")),
+    Step("black", "lint", ("black", "--check", "--quiet", "--diff", ".")),
+    Step("licenses", "lint", (PYTHON, "tests/tools/check_licenses.py")),
+    Step("role-specs", "lint", (PYTHON, "tests/tools/check_role_specs.py")),
+    Step("yamllint", "lint", ("yamllint", "--strict", ".")),
+    Step("shellcheck", "lint", (PYTHON, "tests/tools/check_shell.py")),
+    Step("changelog", "lint", ("antsibull-changelog", "lint")),
+    Step("mypy-plugins", "lint", ("mypy", "-p", "ansible_collections.vmm.live_upgrade.plugins")),
+    Step("mypy-tests", "lint", ("mypy", "tests/tools", "tests/lab/vmmlab", "tests/lab/hosttools")),
+    Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),
+    Step("unit", "unit", (*PYTEST, "tests/unit"), pytest=True),
+    Step(
+        "unit-next",
+        "unit",
+        (str(VENV_NEXT / "bin" / "python"), "-m", "pytest", "-q", "tests/unit"),
+        pytest=True,
+        unless="" if VENV_NEXT.exists() else "ansible-core 2.21 needs a Python >= 3.12, and there is none here",
+        environment={"PATH": f"{VENV_NEXT / 'bin'}:{os.environ['PATH']}"},
+    ),
+    Step(
+        "sanity",
+        "sanity",
+        (PYTHON, "tests/tools/sanity.py"),
+        limit_s=1800,
+        notes=r"^sanity: |Skipping",
+    ),
+    Step(
+        "integration",
+        "integration",
+        (*PYTEST, "tests/integration", "--ignore=tests/integration/lab"),
+        needs=("build-qemu",),
+        limit_s=1800,
+        pytest=True,
+    ),
+    Step("lab-tests", "lab", (*PYTEST, "tests/lab/tests"), needs=("lab-up",), cpus=2, limit_s=1800, pytest=True),
+    Step(
+        "lab-integration",
+        "lab",
+        (*PYTEST, "tests/integration/lab"),
+        needs=("lab-up",),
+        after=("lab-tests",),
+        cpus=2,
+        limit_s=2400,
+        pytest=True,
+    ),
+    Step(
+        "molecule",
+        "molecule",
+        (PYTHON, "tests/tools/molecule.py"),
+        needs=("lab-up",),
+        after=("lab-tests", "lab-integration"),
+        cpus=2,
+        limit_s=1800,
+    ),
+    Step("lab-down", "lab", (*LAB_COMMAND, "down"), after=("lab-up", *LAB_USERS), always=True, limit_s=300),
+]
+
+
+def select(groups: list[str]) -> list[Step]:
+    """Return the steps of ``groups`` (all when empty), with what they need, and the clean-ups of that."""
+    known = {step.name: step for step in STEPS}
+    wanted = {step.name for step in STEPS if not step.always and (not groups or step.group in groups)}
+    while more := {need for name in wanted for need in known[name].needs} - wanted:
+        wanted |= more
+    wanted |= {step.name for step in STEPS if step.always and wanted & set(step.after)}
+    return [_within(step, wanted) for step in STEPS if step.name in wanted]
+
+
+def _within(step: Step, names: set[str]) -> Step:
+    """The step, waiting only for steps that take part."""
+    return Step(**{**step.__dict__, "after": tuple(name for name in step.after if name in names)})
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Return a table of the steps, and as the last line the counts in the form that is easy to find."""
+    width = max(len(outcome.step.name) for outcome in outcomes)
+    lines = [f"{'step':{width}}  {'result':7}  {'seconds':>8}  {'passed':>6}  {'failed':>6}  {'skipped':>7}"]
+    for outcome in outcomes:
+        lines.append(
+            f"{outcome.step.name:{width}}  {outcome.state:7}  {outcome.seconds:8.1f}  {outcome.passed:6}  "
+            f"{outcome.failed:6}  {outcome.skipped:7}"
+        )
+        lines += [f"{'':{width}}    {remark}" for remark in outcome.remarks]
+    total = [sum(getattr(outcome, name) for outcome in outcomes) for name in ("passed", "failed", "skipped")]
+    return "\n".join([*lines, "", f"{total[0]} passed, {total[1]} failed, {total[2]} skipped"])
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    groups = sorted({step.group for step in STEPS})
+    parser = argparse.ArgumentParser(description="Run the tests.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"only these: {', '.join(groups)}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.groups) - set(groups):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+    signal.signal(signal.SIGTERM, _terminate)
+    runner = StepRunner(select(arguments.groups), BUILD / "test-logs", environment(), ROOT, os.cpu_count() or 1)
+    outcomes = runner.run()
+    print()
+    print(summary(outcomes), flush=True)
+    if runner.interrupted:
+        return 130
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
