@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 _MODULE = "vmm.live_upgrade.vm_upgrade"
@@ -65,6 +65,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 if not _was_killed(answer):
                     return answer
                 cut = AnsibleConnectionFailure(f"the module was killed on the host (rc {answer['rc']})")
+            except AnsibleAuthenticationFailure:
+                raise  # waiting does not mend this
             except AnsibleConnectionFailure as exc:
                 cut = exc
             now = time.monotonic()
