@@ -63,7 +63,7 @@ class ActionModule(ControllerAction):
 
 
 def _wave_of(host: str, journal: Journal) -> int:
-    for index, hosts in enumerate(journal.read()[0]["waves"]):
+    for index, hosts in enumerate(journal.begin()["waves"]):
         if host in hosts:
             return index
     raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
@@ -71,7 +71,7 @@ def _wave_of(host: str, journal: Journal) -> int:
 
 def _require_planned(journal: Journal, wave: int, batch: list[str]) -> None:
     """``serial`` is read before any host's variables are: set elsewhere than with -e, plan and play would differ."""
-    stray = sorted(set(batch) - set(journal.read()[0]["waves"][wave]))
+    stray = sorted(set(batch) - set(journal.begin()["waves"][wave]))
     if stray:
         raise AnsibleError(
             f"the play's batch holds {', '.join(stray)}, which is not in wave {wave} of the plan; nothing was touched. Give "

@@ -45,21 +45,22 @@ class Journal:
             os.close(fd)
         return record
 
-    def read(self) -> list[Event]:
-        """Return all whole events in order; the torn line of a writer that was killed is left out."""
+    def begin(self) -> Event:
+        """Return the first event, the plan, without reading what a large fleet has appended since."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            with self.path.open("rb") as stream:
+                line = stream.readline()
         except OSError as exc:
             raise AnsibleError(f"the rollout's journal {self.path} cannot be read: {exc.strerror}") from exc
-        events = []
-        for line in lines:
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
+        events = _parse([line])
         if not events or events[0].get("event") != "begin":
             raise AnsibleError(f"{self.path} is not the journal of a rollout: it does not start with its beginning")
-        return events
+        return events[0]
+
+    def read(self) -> list[Event]:
+        """Return all whole events in order; the torn line of a writer that was killed is left out."""
+        self.begin()
+        return _parse(self.path.read_bytes().splitlines())
 
 
 def utc_now() -> str:
@@ -76,6 +77,16 @@ def write_atomically(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+def _parse(lines: list[bytes]) -> list[Event]:
+    events = []
+    for line in lines:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
 
 
 def _torn(fd: int) -> bool:
