@@ -303,7 +303,9 @@ def _version_of(source: Source) -> str:
     if source.directory is not None:
         return (source.directory / "VERSION").read_text().strip()
     listing = subprocess.run(
-        ["tar", "--wildcards", "--to-stdout", "-xf", str(source.archives[0]), "*/VERSION"], capture_output=True, check=False
+        ["tar", "--wildcards", "--no-wildcards-match-slash", "--to-stdout", "-xf", str(source.archives[0]), "*/VERSION"],
+        capture_output=True,
+        check=False,
     )
     version = listing.stdout.decode(errors="replace").splitlines()
     if not version or not re.fullmatch(r"\d+(\.\d+)+", version[0].strip()):

@@ -1,0 +1,96 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a request would do to each VM of this host, decided before anything is touched. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import Judged, judge_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import open_monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import diff, plan_command
+
+
+@dataclass(frozen=True)
+class VmPlan:
+    """The decision about one VM: ``upgrade``, ``already`` or ``refused``, and why."""
+
+    vm: Vm
+    decision: str
+    mechanism: str | None
+    reason: str
+    error: str | None
+    build_dir: Path
+    new_build_id: str
+
+    def result(self, planned: bool = False) -> VmResult:
+        """Return the result of a VM that nothing is done to; ``planned`` in check mode."""
+        outcome = {"upgrade": "planned" if planned else "not_attempted"}.get(self.decision, self.decision)
+        runs_on = self.new_build_id if outcome == "planned" else self.vm.build_id
+        return VmResult(
+            name=self.vm.name,
+            outcome=outcome,
+            reason=self.reason,
+            mechanism=self.mechanism,
+            old_build_id=self.vm.build_id,
+            new_build_id=runs_on,
+            old_pid=self.vm.pid,
+            new_pid=None if outcome == "planned" else self.vm.pid,
+            error=self.error,
+        )
+
+    def diff(self) -> dict[str, str]:
+        """Return the command line before and after, and what else will differ, for ``--diff``. Asks the VM."""
+        with open_monitor(self.vm) as monitor:
+            command = plan_command(self.vm, monitor, self.build_dir)
+        before, after = diff(self.vm.argv, command.argv)
+        notes = "".join(f"# {change}\n" for change in command.changes)
+        return {
+            "before_header": f"{self.vm.name} (process {self.vm.pid}, {self.vm.build_id or self.vm.exe})",
+            "after_header": f"{self.vm.name} ({self.new_build_id}, by {self.mechanism})",
+            "before": before,
+            "after": after + notes,
+        }
+
+
+def plan_host(request: UpgradeRequest) -> list[VmPlan]:
+    """Decide for every VM that ``request`` selects, in the order in which they would be taken.
+
+    Raises ``LiveUpgradeError`` when the build is not staged or a VM of that name does not run here.
+    """
+    staged = BuildStore(Path(request.state_dir)).get(request.build_id)
+    preflight = PreflightRequest(
+        build_id=request.build_id, state_dir=request.state_dir, vms=request.vms, mechanism=request.mechanism
+    )
+    judged = judge_host(preflight)
+    _check_order(request, judged)
+    plans = [_plan(item, staged.path, request.build_id) for item in judged]
+    rank = {name: index for index, name in enumerate(request.order)}
+    return sorted(plans, key=lambda plan: (rank.get(plan.vm.name, len(rank)), plan.vm.name))
+
+
+def _plan(item: Judged, build_dir: Path, build_id: str) -> VmPlan:
+    verdict = item.verdict
+    error = None
+    if verdict.verdict == "refuse":
+        reasons = "; ".join(f"{finding.message} ({finding.action})" for finding in verdict.refusals)
+        error = (
+            f"VM {item.vm.name} on {os.uname().nodename} is refused: {reasons}. "
+            f"State: untouched, still running on {item.vm.build_id or item.vm.exe}."
+        )
+    decision = {"go": "upgrade", "refuse": "refused"}.get(verdict.verdict, verdict.verdict)
+    return VmPlan(item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id)
+
+
+def _check_order(request: UpgradeRequest, judged: list[Judged]) -> None:
+    unknown = sorted(set(request.order) - {item.vm.name for item in judged})
+    if unknown:
+        raise LiveUpgradeError(f"order names VMs that are not among those to upgrade: {', '.join(unknown)}")
