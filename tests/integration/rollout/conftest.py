@@ -71,6 +71,12 @@ class Fleet:
         data["vms"][vm] = {key: value for key, value in data["vms"][vm].items() if value is not None}
         path.write_text(json.dumps(data))
 
+    def set(self, name: str, **values: Any) -> None:
+        """Change a host; a value of None takes the key away."""
+        path = self.root / "hosts" / name / "host.json"
+        data = {**json.loads(path.read_text()), **values}
+        path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+
     def builds(self, name: str) -> dict[str, str]:
         """Return the build of each VM of a host."""
         return {vm: data["build"] for vm, data in self.host(name)["vms"].items()}

@@ -233,8 +233,7 @@ def test_a_second_rollout_over_a_host_is_refused_and_an_interrupt_is_reported(fl
     fleet.add_host("h3")
     fifo = fleet.root / "fifo"
     os.mkfifo(fifo)
-    path = fleet.root / "hosts" / "h1" / "host.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "wait_on": str(fifo)}))
+    fleet.set("h1", wait_on=str(fifo))
     first = fleet.start("upgrade", upgrade_build=NEW, upgrade_hosts="h1:h2", upgrade_waves=[1])
     gate = os.open(fifo, os.O_WRONLY)  # returns once the module waits on the host
 
@@ -262,8 +261,7 @@ def test_the_lock_of_a_killed_run_is_stale_and_its_journal_still_makes_a_report(
     fleet.add_host("h1")
     fifo = fleet.root / "fifo"
     os.mkfifo(fifo)
-    path = fleet.root / "hosts" / "h1" / "host.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "wait_on": str(fifo)}))
+    fleet.set("h1", wait_on=str(fifo))
     killed = fleet.start("upgrade", upgrade_build=NEW)
     gate = os.open(fifo, os.O_WRONLY)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -278,7 +276,7 @@ def test_the_lock_of_a_killed_run_is_stale_and_its_journal_still_makes_a_report(
     assert "ABORTED" in shown.output
     assert "<svg" not in (fleet.root / "page.html").read_text()
 
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "wait_on"}))
+    fleet.set("h1", wait_on=None)
     again = fleet.upgrade()
     assert again.exit_status == 0, again.output
     assert fleet.locks() == []
@@ -295,6 +293,17 @@ def test_a_cut_connection_is_survived(fleet: Fleet) -> None:
     assert cuts.stat().st_size == 0
     assert run.output.count("connection lost, trying again") == 2
     assert fleet.report()["vms"][0]["outcome"] == "upgraded"
+
+
+def test_a_module_that_is_killed_is_called_again(fleet: Fleet) -> None:
+    fleet.add_host("h1")
+    fleet.set("h1", dies=True)
+
+    run = fleet.upgrade()
+
+    assert run.exit_status == 0, run.output
+    assert "the module was killed on the host" in run.output
+    assert fleet.builds("h1") == {"vm1": NEW}
 
 
 def test_a_connection_that_stays_cut_is_unreachable(fleet: Fleet) -> None:
