@@ -53,8 +53,9 @@ class Narrator:
     ) -> str:
         """Run ``command`` in a session of its own, show its output and return it.
 
-        With ``result_to`` its standard output goes to that file, and only its standard error is shown. When it is silent for a while, say that it is still ``doing``, with what ``hint`` tells. An interrupt ends the
-        command and comes through. Raises ``CommandFailedError``.
+        With ``result_to`` its standard output goes to that file, and only its standard error is shown. When it is silent
+        for a while, say that it is still ``doing``, with what ``hint`` tells. An interrupt ends the command and comes
+        through. Raises ``CommandFailedError``.
         """
         argv = [str(part) for part in command]
         with open(result_to or os.devnull, "w") as result:

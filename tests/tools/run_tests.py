@@ -70,7 +70,7 @@ STEPS = [
     Step(
         "molecule",
         "molecule",
-        (PYTHON, "tests/tools/molecule.py"),
+        (PYTHON, "tests/tools/run_molecule.py", "tests"),
         needs=("lab-up",),
         after=("lab-tests", "lab-integration"),
         cpus=2,
