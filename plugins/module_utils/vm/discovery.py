@@ -82,10 +82,11 @@ def _look_at(process: Process) -> Vm | None:
         cgroup=process.cgroup,
         uid=process.uid,
         gid=process.gid,
+        stopped=process.state in "Tt",
         security_label=_security_label(process.pid),
         problems=problems,
     )
-    if process.state in "Tt":
+    if vm.stopped:
         vm.problems.append("the process is stopped by a signal; it runs neither the guest nor its monitor")
     try:
         _fill(vm, options)

@@ -101,6 +101,7 @@ class Vm:
     cgroup: str | None
     uid: int
     gid: int
+    stopped: bool = False
     security_label: str | None = None
     qmp_endpoints: list[QmpEndpoint] = field(default_factory=list)
     other_monitors: list[str] = field(default_factory=list)

@@ -47,7 +47,9 @@ def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     return {
         "cpr-transfer": _mechanism(transfer, []),
         "cpr-exec": _mechanism(execute, ["only when asked for: after the exec there is no way back"]),
-        "local-migration": _mechanism(migration, ["only when asked for: needs a second copy of guest memory for a while"]),
+        "local-migration": _mechanism(
+            migration, ["only when asked for: needs a second copy of guest memory for a while"]
+        ),
     }
 
 
@@ -74,7 +76,9 @@ def _state_obstacles(vm: Vm) -> list[Obstacle]:
         return [Obstacle("migration-running", f"the VM is in a migration ({vm.migration_status})")]
     if vm.status in ("inmigrate", "postmigrate", "finish-migrate"):
         return [
-            Obstacle("half-moved", f"the process is one side of a migration (state {vm.status}); its guest is elsewhere")
+            Obstacle(
+                "half-moved", f"the process is one side of a migration (state {vm.status}); its guest is elsewhere"
+            )
         ]
     if vm.status != "running":
         return [Obstacle("vm-not-running", f"the VM is not running (state {vm.status})")]
@@ -84,6 +88,8 @@ def _state_obstacles(vm: Vm) -> list[Obstacle]:
 def _silence(vm: Vm) -> tuple[str, str]:
     states = {endpoint.state for endpoint in vm.qmp_endpoints}
     told = "; ".join(f"{endpoint.path}: {endpoint.detail or endpoint.state}" for endpoint in vm.qmp_endpoints)
+    if vm.stopped:
+        return "process-stopped", "the process is stopped by a signal; it runs neither the guest nor its monitor"
     if not states:
         others = f" (it has: {', '.join(vm.other_monitors)})" if vm.other_monitors else ""
         return "qmp-missing", f"the VM has no QMP monitor on a UNIX socket{others}"
@@ -97,7 +103,9 @@ def _silence(vm: Vm) -> tuple[str, str]:
 def _version_obstacles(vm: Vm) -> list[Obstacle]:
     if vm.version_tuple and vm.version_tuple[:2] < OLDEST_CPR:
         return [
-            Obstacle("qemu-too-old", f"QEMU {vm.version} is older than 10.2, the first that hands over a guest reliably")
+            Obstacle(
+                "qemu-too-old", f"QEMU {vm.version} is older than 10.2, the first that hands over a guest reliably"
+            )
         ]
     return []
 

@@ -82,6 +82,20 @@ def connect(pid: int, path: str, timeout_s: float = CONNECT_S) -> QmpClient:
     return QmpClient.connect(f"/proc/{pid}/root{path}", timeout_s)
 
 
+def device_types(client: QmpClient) -> set[str]:
+    """Return the type of every object below ``/machine``. Raises ``QmpError``; gives up when it takes too long."""
+    deadline = time.monotonic() + TOTAL_S
+    types: set[str] = set()
+    paths = ["/machine"]
+    while paths:
+        path = paths.pop()
+        for item in client.execute("qom-list", {"path": path}, max(0.0, deadline - time.monotonic())):
+            if str(item["type"]).startswith("child<"):
+                types.add(str(item["type"])[6:-1])
+                paths.append(f"{path}/{item['name']}")
+    return types
+
+
 def _try_endpoint(pid: int, path: str, answers: Answers) -> QmpEndpoint:
     try:
         with connect(pid, path) as client:
@@ -89,7 +103,9 @@ def _try_endpoint(pid: int, path: str, answers: Answers) -> QmpEndpoint:
                 answers.asked = True
                 _put_questions(client, answers)
     except QmpBusyError:
-        return QmpEndpoint(path, "busy", "connected, but not greeted: another client holds it, or QEMU does not respond")
+        return QmpEndpoint(
+            path, "busy", "connected, but not greeted: another client holds it, or QEMU does not respond"
+        )
     except QmpDeadError as exc:
         return QmpEndpoint(path, "dead", _without_root(exc, pid))
     except LiveUpgradeError as exc:

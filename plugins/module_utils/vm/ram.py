@@ -66,7 +66,7 @@ def _backing(path: str) -> str:
     bare = path[: -len(_DELETED)] if path.endswith(_DELETED) else path
     if bare.startswith("/memfd:"):
         return "memfd"
-    if bare.startswith(("/dev/shm/", "/SYSV")):
+    if bare.startswith(("/dev/shm/", "/SYSV")):  # noqa: S108 - recognised, not written
         return "shm"
     if bare.startswith(("/dev/", "anon_inode:")):
         return f"device:{bare}"
@@ -86,7 +86,9 @@ def _from_command_line(options: list[Option], mapped: list[Mapping]) -> list[Ram
         if option.name in ("machine", "M") and option.value:
             machine.update(parse_keyval(option.value, "type"))
     if "memory-backend" not in machine and not any(option.name == "numa" for option in options):
-        sizes = [parse_keyval(option.value, "size").get("size") for option in options if option.name == "m" and option.value]
+        sizes = [
+            parse_keyval(option.value, "size").get("size") for option in options if option.name == "m" and option.value
+        ]
         # Nobody named a backend, so QEMU allocated private memory, unless it is a file made shared by -mem-path.
         found.append(RamBlock("default", _size_or_zero(sizes[-1] if sizes else None), False, "anonymous", True))
     return found

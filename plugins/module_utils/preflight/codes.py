@@ -1,0 +1,76 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every code a verdict can hold, and what a person can do about it. docs/preflight.md describes each.
+
+PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+_START_SHARED = (
+    "restart the VM with -machine memory-backend=ram0,aux-ram-share=on and "
+    "-object memory-backend-memfd,id=ram0,size=SIZE,share=on; from then on it can be upgraded in place"
+)
+_OTHER_WAY = "shut the VM down and start it on the new build, or migrate it to a host that runs the new build"
+
+REFUSALS = {
+    # Can the VM be talked to, and is it in a state to be moved?
+    "qmp-missing": "restart the VM with -qmp unix:PATH,server=on,wait=off",
+    "qmp-busy": "find who holds the monitor (ss -xp), let go of it or give the VM a second -qmp, then ask again",
+    "qmp-dead": "look at the process: its monitor's socket is gone or nobody serves it. A second -qmp would have helped",
+    "qmp-silent": "look at the process (is it stopped, is its storage hanging?), then ask again",
+    "process-stopped": "continue the process (kill -CONT PID) and find out who stopped it",
+    "name-ambiguous": "find out which process is the VM (one may be left from a broken hand-over), then end or rename the other",
+    "vm-not-running": "resume the VM, or leave it out: a paused VM can be upgraded once it runs",
+    "migration-running": "wait for the migration to end or cancel it (migrate_cancel)",
+    "half-moved": "find the other side of the migration and finish or undo that first",
+    "migration-blocked": "remove the device or option that QEMU names, or " + _OTHER_WAY,
+    # Can all that the process holds be handed over?
+    "ram-private": _START_SHARED,
+    "aux-ram-private": "restart the VM with -machine aux-ram-share=on; from then on it can be upgraded in place",
+    "ram-unknown": _OTHER_WAY,
+    "device-not-coverable": "unplug the device for the time of the upgrade, or " + _OTHER_WAY,
+    "listener-not-coverable": "restart the VM without it, or " + _OTHER_WAY,
+    "command-not-recreatable": "remove what is named (unplug it, or restart the VM without it), or " + _OTHER_WAY,
+    # Can the process have a twin?
+    "security-label": _OTHER_WAY + ": the new process cannot be given the old one's confinement",
+    "other-namespace": "run the upgrade from inside the namespace, or " + _OTHER_WAY,
+    "chroot": "restart the VM outside the chroot, or " + _OTHER_WAY,
+    "capabilities-held": "restart the VM without extra capabilities, or " + _OTHER_WAY,
+    "command-line-unreadable": "give the VM a command line of QEMU's usual form, or " + _OTHER_WAY,
+    # Do the two builds fit?
+    "qemu-too-old": _OTHER_WAY,
+    "vfio-too-old": _OTHER_WAY,
+    "build-too-old": "choose a build of QEMU 10.2 or newer",
+    "machine-missing": "choose a build that has this machine type, or restart the VM with a newer one",
+    "device-missing": "build QEMU with this device, back end or option, or restart the VM without it",
+    "vmstate-forward": "choose another build, or restart the VM with a machine type that both builds describe alike",
+    "vmstate-backward": "choose another build, or accept that there is no way back (require_way_back: false)",
+    "vmstate-unknown": "stage the build the VM runs, or accept the risk (require_vmstate_check: false)",
+    # Are its disk images where the new process will look for them?
+    "image-gone": "put the image back under its path (the old process still has it open), then ask again",
+    "image-replaced": "put the image that the VM uses back under its path, then ask again",
+    "image-unreadable": "give the VM's user access to the image again, then ask again",
+    # Is there room, and can the kernel do it?
+    "memory-low": "free memory on the host or move a VM away, then ask again",
+    "cgroup-memory-low": "raise the memory limit (MemoryMax=) of the VM's unit for the time of the upgrade",
+    "disk-low": "free space in the state directory's file system, then ask again",
+    "kernel-too-old": "boot a kernel of version 5.6 or newer",
+    "ptrace-forbidden": "set kernel.yama.ptrace_scope below 3 (takes a reboot), or " + _OTHER_WAY,
+    # A defect of ours must not touch a VM.
+    "check-failed": "report this as a defect, with the message",
+}
+
+WARNINGS = {
+    "old-build-not-staged": "stage the build that the VM runs now, if you want to be able to roll back",
+    "vmstate-forward": REFUSALS["vmstate-forward"],
+    "vmstate-backward": "do not count on a rollback of this VM",
+    "vmstate-unknown": "stage the build the VM runs, so that the two can be compared",
+    "image-open-elsewhere": "make sure that the other process is meant to use this image",
+    "security-label": "check after the upgrade that the policy covers the new process",
+    "cgroup-v1": "expect the new process outside the old one's version 1 control groups",
+    "binary-deleted": "nothing to do: the upgrade is the cure",
+    "hot-plugged": "nothing to do: the devices are in the new command line",
+    "facts-missing": "read the message; what is not known was not checked",
+}

@@ -1,0 +1,169 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verdict on every VM of a host: may it be moved to a staged build, and would it come back?
+
+Reads only. One VM's trouble is a refusal of that VM; only a build that is unknown, damaged or does not run, and names of
+VMs that do not run here, are errors of the whole. PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore, StagedBuild
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.build_check import Build
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.host_check import Host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest, Verdict
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.process_check import (
+    OpenImages,
+    check_images,
+    check_twin,
+)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.vmstate_check import check_vmstate
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import parse
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import cpr_transfer_obstacles
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import plan_command
+
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A VM and the verdict on it."""
+
+    vm: Vm
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Court:
+    """What is the same for all VMs of the host."""
+
+    request: PreflightRequest
+    store: BuildStore
+    build: Build
+    host: Host
+    images: OpenImages
+    names: Counter[str]
+
+
+def judge_host(request: PreflightRequest) -> list[Judged]:
+    """Return the verdict on each chosen VM, by name.
+
+    Raises ``LiveUpgradeError``: the build is not staged, damaged or does not run here, or a chosen VM does not run here.
+    """
+    store = BuildStore(Path(request.state_dir))
+    staged = store.get(request.build_id)
+    running = discover()
+    chosen = select(running, request.vms)
+    already = [vm for vm in chosen if vm.build_id == request.build_id]
+    rest = [vm for vm in chosen if vm.build_id != request.build_id]
+    judged = [Judged(vm, _already(vm, request)) for vm in already]
+    if rest:
+        names = Counter(vm.name for vm in running)
+        court = _Court(request, store, Build(staged), Host.look(request.state_dir), OpenImages(), names)
+        with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, len(rest))) as pool:
+            judged += pool.map(lambda vm: Judged(vm, _judge(vm, court)), rest)
+    return sorted(judged, key=lambda item: (item.vm.name, item.vm.pid))
+
+
+def _already(vm: Vm, request: PreflightRequest) -> Verdict:
+    return Verdict(
+        name=vm.name,
+        pid=vm.pid,
+        old_build_id=vm.build_id,
+        new_build_id=request.build_id,
+        verdict="already",
+        mechanism_reason="the VM runs this build already",
+    )
+
+
+def _judge(vm: Vm, court: _Court) -> Verdict:
+    verdict = Verdict(vm.name, vm.pid, vm.build_id, court.request.build_id)
+    try:
+        _check_all(verdict, vm, court)
+    except Exception as exc:  # a defect here costs this VM its upgrade, not the others their verdict
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        verdict.refuse("check-failed", f"{type(exc).__name__} at {Path(where.filename).name}:{where.lineno}: {exc}")
+    if verdict.refusals:
+        verdict.mechanism_reason = "cpr-transfer is not possible: " + "; ".join(
+            item.message for item in verdict.refusals
+        )
+    else:
+        verdict.mechanism = "cpr-transfer"
+        verdict.mechanism_reason = (
+            "all memory is shared, every descriptor can be handed over, both builds are 10.2 or newer"
+        )
+    return verdict
+
+
+def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
+    try:
+        options = parse(vm.argv)
+    except (LiveUpgradeError, ValueError) as exc:
+        verdict.refuse("command-line-unreadable", str(exc))
+        return
+    for obstacle in cpr_transfer_obstacles(vm, options):
+        verdict.refuse(obstacle.code, obstacle.message)
+    if court.names[vm.name] > 1:
+        verdict.refuse("name-ambiguous", f"{court.names[vm.name]} processes bear the name {vm.name}")
+    court.build.check(verdict, vm, options)
+    court.host.check(verdict, court.request, vm)
+    check_twin(verdict, vm)
+    check_images(verdict, vm, court.images)
+    _check_with_monitor(verdict, vm, court)
+    _add_notes(verdict, vm, court)
+
+
+def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> None:
+    """What takes a conversation with the VM; without one it is refused already."""
+    path = next((endpoint.path for endpoint in vm.qmp_endpoints if endpoint.state == "ok"), None)
+    if path is None or vm.status is None:
+        return
+    staged = court.build.staged
+    try:
+        with monitor.connect(vm.pid, path) as qmp:
+            if vm.machine_type in staged.manifest.machine_types:
+                types = monitor.device_types(qmp)
+                check_vmstate(verdict, court.request, vm, court.store, staged, types)
+            _check_command(verdict, vm, qmp, staged)
+    except QmpError as exc:
+        verdict.refuse("qmp-silent", str(exc).replace(f"/proc/{vm.pid}/root", ""))
+
+
+def _check_command(verdict: Verdict, vm: Vm, qmp: QmpClient, staged: StagedBuild) -> None:
+    try:
+        problems = plan_command(vm, qmp, staged.path).problems
+    except QmpError:
+        raise
+    except LiveUpgradeError as exc:
+        problems = [str(exc)]
+    for problem in problems:
+        verdict.refuse("command-not-recreatable", problem)
+
+
+def _add_notes(verdict: Verdict, vm: Vm, court: _Court) -> None:
+    if vm.build_id is None or all(staged.manifest.build_id != vm.build_id for staged in court.store.list()):
+        what = (
+            f"build {vm.build_id}"
+            if vm.build_id
+            else f"a QEMU that was not built here ({vm.version or 'version unknown'})"
+        )
+        verdict.warn("old-build-not-staged", f"the VM runs {what}, which is not staged: it cannot be rolled back to it")
+    if vm.exe_deleted:
+        verdict.warn("binary-deleted", f"the VM runs {vm.exe}, which was deleted or replaced")
+    if vm.hotplugged:
+        names = ", ".join(f"{item.kind} {item.id}" for item in vm.hotplugged)
+        verdict.warn("hot-plugged", f"added since the start: {names}")
+    for problem in vm.problems:
+        verdict.warn("facts-missing", problem)

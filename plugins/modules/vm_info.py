@@ -1,0 +1,180 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_info
+short_description: Find the running VMs of a host and what each runs
+version_added: 0.1.0
+author:
+  - vmm.live_upgrade contributors (@vmm)
+description:
+  - Finds every running QEMU of a host without configuration, from C(/proc), and asks each through QMP.
+  - Tells the build each VM runs (also when the binary has been deleted), its machine type, memory, disks, network back ends,
+    passthrough devices and what was plugged in since its start, and by which mechanisms it can be moved to another build.
+  - A VM that does not answer costs its own facts, within seconds, and nobody else's.
+options:
+  vms:
+    description:
+      - Names of the VMs to tell about. An unknown name is an error. Empty means every VM of the host.
+    type: list
+    elements: str
+    default: []
+extends_documentation_fragment:
+  - vmm.live_upgrade.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+notes:
+  - Needs to run as root.
+seealso:
+  - module: vmm.live_upgrade.vm_preflight
+"""
+
+EXAMPLES = r"""
+- name: Find all VMs
+  vmm.live_upgrade.vm_info:
+  register: found
+
+- name: Show which build each runs
+  ansible.builtin.debug:
+    msg: "{{ found.vms | items2dict(key_name='name', value_name='build_id') }}"
+"""
+
+RETURN = r"""
+vms:
+  description: One entry per VM, by name.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name given to QEMU, else the instance of the systemd unit, else C(pid-<number>).
+      type: str
+    pid:
+      description: The process.
+      type: int
+    start_time_ticks:
+      description: When the process started, in clock ticks since boot. With the pid it names one process for ever.
+      type: int
+    exe:
+      description: The binary it was started from.
+      type: str
+    exe_deleted:
+      description: Whether that binary has been deleted or replaced since.
+      type: bool
+    build_id:
+      description: The build it runs, or null for a QEMU that this collection did not build.
+      type: str
+    gnu_build_id:
+      description: The linker's build id of the binary, or null.
+      type: str
+    version:
+      description: The version of QEMU, or null when it is foreign and cannot be asked.
+      type: str
+    argv:
+      description: The command line.
+      type: list
+      elements: str
+    unit:
+      description: The systemd unit, or null.
+      type: str
+    cgroup:
+      description: The control group.
+      type: str
+    uid:
+      description: The effective user id of the process.
+      type: int
+    gid:
+      description: The effective group id of the process.
+      type: int
+    stopped:
+      description: Whether the process is stopped by a signal.
+      type: bool
+    security_label:
+      description: The label of the security module, or null.
+      type: str
+    qmp_endpoints:
+      description: QMP monitors on UNIX sockets, each with C(path), C(state) (C(ok), C(busy), C(dead)) and C(detail).
+      type: list
+      elements: dict
+    other_monitors:
+      description: Monitors that cannot be used, in words.
+      type: list
+      elements: str
+    status:
+      description: The run state, or null when QEMU cannot be asked.
+      type: str
+    migration_status:
+      description: The state of the last migration, or null when QEMU cannot be asked.
+      type: str
+    migration_blockers:
+      description: What QEMU names as obstacles to a migration.
+      type: list
+      elements: str
+    machine_type:
+      description: The machine type. An alias such as V(q35) only when QEMU cannot be asked.
+      type: str
+    accelerator:
+      description: V(kvm), V(tcg) or another.
+      type: str
+    accelerator_device:
+      description: The KVM device node, or null.
+      type: str
+    ram_blocks:
+      description: Blocks of memory, each with C(id), C(size_bytes), C(shared), C(backing) and C(backend).
+      type: list
+      elements: dict
+    disks:
+      description: Drives with a medium, each with C(id), C(node), C(format), C(read_only) and C(files).
+      type: list
+      elements: dict
+    nics:
+      description: Network back ends, each with C(id), C(backend), C(model), C(mac), C(interface) and C(vhost).
+      type: list
+      elements: dict
+    passthrough:
+      description: Devices of the host in the guest, each with C(id), C(driver), C(host) and C(iommufd).
+      type: list
+      elements: dict
+    hotplugged:
+      description: What was added since the start, each with C(kind), C(id) and C(type).
+      type: list
+      elements: dict
+    mechanisms:
+      description: By mechanism, whether it is C(possible) as far as the VM is concerned, and the C(reasons).
+      type: dict
+    problems:
+      description: What could not be learnt, and why.
+      type: list
+      elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={"vms": {"type": "list", "elements": "str", "default": []}},
+        supports_check_mode=True,
+    )
+    try:
+        vms = select(discover(), module.params["vms"])
+    except LiveUpgradeError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(changed=False, vms=[vm.to_dict() for vm in vms])
+
+
+if __name__ == "__main__":
+    main()

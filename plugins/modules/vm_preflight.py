@@ -1,0 +1,182 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_preflight
+short_description: Tell whether running VMs can be upgraded to a staged build, and back
+version_added: 0.1.0
+author:
+  - vmm.live_upgrade contributors (@vmm)
+description:
+  - Gives a verdict on every VM of a host before anything is touched. It reads and asks, and changes nothing.
+  - Each reason against an upgrade has a code, says what is so, and what a person can do about it.
+  - Looks at the state of the VM, its memory, devices, disk images and confinement, at the staged build (integrity, machine types,
+    devices, whether device state of the one build loads in the other, in both directions) and at the host (memory, disk, kernel).
+  - A refusal is an answer, and the module succeeds with it unless O(fail_on_refusal) is set. A build that is not staged or is
+    damaged, and a VM that does not run here, are errors.
+options:
+  build_id:
+    description:
+      - The staged build to move to, as listed by M(vmm.live_upgrade.artifact_stage).
+    type: str
+    required: true
+  state_dir:
+    description:
+      - Where builds and transactions live on the host.
+    type: path
+    default: /var/lib/vmm-live-upgrade
+  vms:
+    description:
+      - Names of the VMs to judge. An unknown name is an error. Empty means every VM of the host.
+    type: list
+    elements: str
+    default: []
+  mechanism:
+    description:
+      - How the VMs are to be moved. V(auto) takes the best one that is possible for the VM.
+    type: str
+    choices:
+      - auto
+      - cpr-transfer
+    default: auto
+  memory_headroom_mib:
+    description:
+      - MiB that must stay available on the host while a VM has two processes.
+    type: int
+    default: 256
+  disk_headroom_mib:
+    description:
+      - MiB that must be free in the file system of O(state_dir), for journals and logs.
+    type: int
+    default: 64
+  require_way_back:
+    description:
+      - Whether a VM is refused when the build it runs now could not load what the new build saves. Otherwise a warning.
+    type: bool
+    default: true
+  require_vmstate_check:
+    description:
+      - Whether a VM is refused when the device state of the two builds cannot be compared. Otherwise a warning.
+    type: bool
+    default: true
+  fail_on_refusal:
+    description:
+      - Whether the module fails when a VM is refused. The verdicts are returned all the same.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - vmm.live_upgrade.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+notes:
+  - Needs to run as root.
+  - The codes are described in C(docs/preflight.md) of the collection.
+seealso:
+  - module: vmm.live_upgrade.vm_info
+  - module: vmm.live_upgrade.vm_upgrade
+"""
+
+EXAMPLES = r"""
+- name: Ask whether all VMs of the host can be upgraded
+  vmm.live_upgrade.vm_preflight:
+    build_id: qemu-11.1.1-0123456789abcdef
+  register: preflight
+
+- name: Stop unless two VMs can, and accept that they could not be rolled back
+  vmm.live_upgrade.vm_preflight:
+    build_id: qemu-11.1.1-0123456789abcdef
+    vms: [web1, web2]
+    require_way_back: false
+    fail_on_refusal: true
+"""
+
+RETURN = r"""
+vms:
+  description: The verdict on each VM, by name.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The VM.
+      type: str
+    pid:
+      description: Its process.
+      type: int
+    verdict:
+      description: V(go), V(refuse), or V(already) when it runs the build.
+      type: str
+    mechanism:
+      description: How it would be moved, or null.
+      type: str
+    mechanism_reason:
+      description: Why that mechanism, or why none.
+      type: str
+    refusals:
+      description: Reasons against, each with C(code), C(message) and C(action).
+      type: list
+      elements: dict
+    warnings:
+      description: What is worth knowing, each with C(code), C(message) and C(action).
+      type: list
+      elements: dict
+    forward:
+      description: Whether state of the running build loads in the new one; C(compatible) (null when not compared), C(findings).
+      type: dict
+    backward:
+      description: The same from the new build to the running one.
+      type: dict
+    old_build_id:
+      description: The build it runs, or null for a QEMU that this collection did not build.
+      type: str
+    new_build_id:
+      description: The build it would be moved to.
+      type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import judge_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "build_id": {"type": "str", "required": True},
+            "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
+            "vms": {"type": "list", "elements": "str", "default": []},
+            "mechanism": {"type": "str", "choices": ["auto", "cpr-transfer"], "default": "auto"},
+            "memory_headroom_mib": {"type": "int", "default": 256},
+            "disk_headroom_mib": {"type": "int", "default": 64},
+            "require_way_back": {"type": "bool", "default": True},
+            "require_vmstate_check": {"type": "bool", "default": True},
+            "fail_on_refusal": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    fail_on_refusal = module.params.pop("fail_on_refusal")
+    try:
+        verdicts = [judged.verdict for judged in judge_host(PreflightRequest(**module.params))]
+    except LiveUpgradeError as exc:
+        module.fail_json(msg=str(exc))
+    result = {"changed": False, "vms": [verdict.to_dict() for verdict in verdicts]}
+    refused = [f"{v.name}: {'; '.join(item.message for item in v.refusals)}" for v in verdicts if v.verdict == "refuse"]
+    if refused and fail_on_refusal:
+        module.fail_json(msg=f"{len(refused)} of {len(verdicts)} VMs were refused. {' | '.join(refused)}", **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
