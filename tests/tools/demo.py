@@ -195,7 +195,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: whoever starts this in the background has it ignored, and children would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     demo = Demo(int(os.environ.get("HOSTS", "3")), int(os.environ.get("VMS", "2")))
     code = 1
     try:

@@ -120,7 +120,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(groups):
         parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
-    signal.signal(signal.SIGTERM, _terminate)
+    # SIGINT too: whoever starts this in the background has it ignored, and children would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _terminate)
     runner = StepRunner(select(arguments.groups), BUILD / "test-logs", environment(), ROOT, os.cpu_count() or 1)
     outcomes = runner.run()
     print()
