@@ -18,6 +18,10 @@ def main() -> None:
             "build_id": {"required": True},
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
+            "mechanism": {},
+            "require_way_back": {"type": "bool"},
+            "require_vmstate_check": {"type": "bool"},
+            "fail_on_refusal": {"type": "bool", "required": True},
         },
         supports_check_mode=True,
     )
@@ -39,7 +43,7 @@ def main() -> None:
                 }
             )
     refused = [verdict["name"] for verdict in verdicts if verdict["verdict"] == "refuse"]
-    if refused:
+    if refused and module.params["fail_on_refusal"]:
         module.fail_json(msg=f"refused: {', '.join(refused)}", vms=verdicts)
     module.exit_json(changed=False, vms=verdicts)
 
