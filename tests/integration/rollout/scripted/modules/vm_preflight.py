@@ -19,8 +19,6 @@ def main() -> None:
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
-            "require_way_back": {"type": "bool"},
-            "require_vmstate_check": {"type": "bool"},
             "fail_on_refusal": {"type": "bool", "required": True},
         },
         supports_check_mode=True,
