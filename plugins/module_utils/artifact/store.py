@@ -1,0 +1,302 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The builds staged on a host: ``builds/<build_id>`` below the state directory.
+
+A build appears there whole and verified, by one rename, or not at all. PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import BUILD_ID, Manifest, ManifestError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.signature import verify_signature
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import sha256_of
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+
+BINARY = "bin/qemu-system-x86_64"
+_DEFAULT = "default"
+_SPARE_BYTES = 64 << 20
+_SMOKE_S = 60
+
+
+class StoreError(LiveUpgradeError):
+    """A build cannot be staged, found or removed."""
+
+
+@dataclass(frozen=True)
+class StagedBuild:
+    """A build on this host. ``path`` is its prefix."""
+
+    path: Path
+    manifest: Manifest
+
+
+class BuildStore:
+    """The builds of one host."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """``state_dir`` need not exist; it is made when something is staged."""
+        self._builds = state_dir / "builds"
+
+    def get(self, build_id: str) -> StagedBuild:
+        """Return a staged build. Raises ``StoreError`` for what is not a build id or not staged here."""
+        if not BUILD_ID.fullmatch(build_id):
+            raise StoreError(f"{build_id!r} is not a build id (qemu-<version>-<16 hex digits>)")
+        path = self._builds / build_id
+        if not path.is_dir():
+            staged = ", ".join(build.manifest.build_id for build in self.list()) or "none"
+            raise StoreError(
+                f"build {build_id} is not staged on {os.uname().nodename}; staged: {staged}. "
+                "Nothing was touched; stage it first (playbooks/stage.yml)"
+            )
+        return StagedBuild(path, Manifest.load(path))
+
+    def list(self) -> list[StagedBuild]:
+        """Return the staged builds, the one staged last at the end. One with an unreadable manifest is passed over."""
+        builds = []
+        for path in sorted(self._paths(), key=lambda path: path.stat().st_mtime_ns):
+            with contextlib.suppress(ManifestError):
+                builds.append(StagedBuild(path, Manifest.load(path)))
+        return builds
+
+    def stage(self, artifact: Path, sha256: str | None = None, allowed_signers: Path | None = None) -> StagedBuild:
+        """Verify ``artifact`` and put its build into the store; one that is there already is left alone.
+
+        ``sha256``: expected digest, by default what ``<artifact>.sha256`` says. With ``allowed_signers`` the signature
+        ``<artifact>.sig`` is required. Raises ``LiveUpgradeError``; nothing is left behind then.
+        """
+        manifest = verify_artifact(artifact, sha256, allowed_signers)
+        self._builds.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with self._locked():
+            target = self._builds / manifest.build_id
+            if not target.is_dir():
+                self._unpack(artifact, manifest, target)
+            return StagedBuild(target, manifest)
+
+    def remove(self, build_id: str) -> bool:
+        """Remove a build; False when it was not there. Raises ``StoreError`` when a process runs it or new VMs would."""
+        target = self._builds / build_id
+        if not BUILD_ID.fullmatch(build_id) or not target.is_dir():
+            return False
+        with self._locked():
+            if self.default() == build_id:
+                raise StoreError(f"build {build_id} is what new VMs start on; set another default before removing it")
+            users = processes_running(target)
+            if users:
+                pids = ", ".join(map(str, users))
+                raise StoreError(f"build {build_id} is in use by process {pids}; upgrade or end these VMs first")
+            self._delete(target)
+        return True
+
+    def prune(self, keep: int, *, dry_run: bool = False) -> list[str]:
+        """Remove all but the ``keep`` builds staged last and return what was removed.
+
+        The default and what any process runs from are never removed, and do not count.
+        """
+        idle = [
+            build.manifest.build_id
+            for build in self.list()
+            if build.manifest.build_id != self.default() and not processes_running(build.path)
+        ]
+        surplus = idle[: max(0, len(idle) - keep)]
+        return surplus if dry_run else [build_id for build_id in surplus if self.remove(build_id)]
+
+    def default(self) -> str | None:
+        """Return the build that newly started VMs run, or None."""
+        try:
+            return os.path.basename(os.readlink(self._builds / _DEFAULT))
+        except FileNotFoundError:
+            return None
+
+    def set_default(self, build_id: str) -> None:
+        """Let newly started VMs run ``build_id``: one atomic change of a symbolic link. Raises ``StoreError``."""
+        self.get(build_id)
+        with self._locked():
+            temporary = self._builds / f".{_DEFAULT}-{os.getpid()}"
+            os.symlink(build_id, temporary)
+            os.replace(temporary, self._builds / _DEFAULT)
+
+    def _paths(self) -> list[Path]:
+        if not self._builds.is_dir():
+            return []
+        return [path for path in self._builds.iterdir() if path.is_dir() and BUILD_ID.fullmatch(path.name)]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self._builds / ".lock", "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _unpack(self, artifact: Path, manifest: Manifest, target: Path) -> None:
+        for leftover in self._builds.glob(".staging-*"):
+            shutil.rmtree(leftover)  # of a run that was killed; we hold the lock
+        with tarfile.open(artifact) as archive:
+            needed = sum(member.size for member in archive)
+        free = shutil.disk_usage(self._builds).free
+        if free < needed + _SPARE_BYTES:
+            raise StoreError(
+                f"{self._builds} has {free >> 20} MiB free, build {manifest.build_id} needs {(needed + _SPARE_BYTES) >> 20} MiB"
+            )
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._builds))
+        try:
+            _extract(artifact, staging)
+            _verify_files(staging, manifest)
+            smoke_run(staging, manifest)
+            _sync(staging)
+            os.chmod(staging, 0o755)
+            os.rename(staging, target)
+            _sync_directory(self._builds)
+        except OSError as exc:
+            raise StoreError(f"build {manifest.build_id} was not staged: {exc.strerror or exc}") from exc
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _delete(self, target: Path) -> None:
+        doomed = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._builds)) / "build"
+        os.rename(target, doomed)
+        shutil.rmtree(doomed.parent)
+
+
+def verify_artifact(artifact: Path, sha256: str | None = None, allowed_signers: Path | None = None) -> Manifest:
+    """Check digest, signature, members, manifest and architecture of an artifact. Raises ``LiveUpgradeError``."""
+    if not artifact.is_file():
+        raise StoreError(f"there is no artifact {artifact}")
+    expected = sha256 or _sidecar_digest(artifact)
+    actual = sha256_of(artifact)
+    if actual != expected:
+        raise StoreError(f"{artifact.name} is refused: its SHA-256 is {actual}, expected was {expected}")
+    if allowed_signers is not None:
+        verify_signature(artifact, artifact.with_name(f"{artifact.name}.sig"), allowed_signers)
+    try:
+        with tarfile.open(artifact) as archive:
+            for member in archive:
+                _check_member(artifact, member)
+            stream = archive.extractfile("manifest.json")
+            assert stream is not None
+            manifest = Manifest.from_dict(json.loads(stream.read()))
+    except (tarfile.TarError, KeyError, EOFError, ValueError) as exc:
+        raise StoreError(f"{artifact.name} is refused: it is not an artifact of this collection ({exc})") from exc
+    if manifest.architecture != platform.machine():
+        raise StoreError(f"{artifact.name} is refused: it is for {manifest.architecture}, this host is {platform.machine()}")
+    return manifest
+
+
+def smoke_run(prefix: Path, manifest: Manifest) -> None:
+    """Run the build's binary: it must load here, say its build id and know its machine types. Raises ``StoreError``."""
+    version = _run(prefix, "--version")
+    if manifest.build_id not in version:
+        raise StoreError(f"the binary of {manifest.build_id} says it is another: {version.splitlines()[0]}")
+    known = _run(prefix, "-machine", "help")
+    missing = [name for name in manifest.machine_types if not re.search(rf"^{re.escape(name)}\s", known, re.MULTILINE)]
+    if missing:
+        raise StoreError(f"the binary of {manifest.build_id} does not know machine type {missing[0]}")
+
+
+def processes_running(build: Path) -> list[int]:
+    """Return the processes whose executable lies in ``build``, deleted or not."""
+    found = []
+    prefix = f"{build.resolve()}{os.sep}"
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.readlink(f"/proc/{entry}/exe").startswith(prefix):
+                    found.append(int(entry))
+            except OSError:
+                continue  # ended meanwhile, or a kernel thread
+    return sorted(found)
+
+
+def _sidecar_digest(artifact: Path) -> str:
+    sidecar = artifact.with_name(f"{artifact.name}.sha256")
+    try:
+        words = sidecar.read_text(encoding="ascii").split()
+    except OSError as exc:
+        raise StoreError(f"{artifact.name} is refused: no sha256 was given and {sidecar} is not there") from exc
+    if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
+        raise StoreError(f"{artifact.name} is refused: {sidecar} holds no SHA-256")
+    return words[0]
+
+
+def _check_member(artifact: Path, member: tarfile.TarInfo) -> None:
+    """Plain files and directories with safe names only: nothing an artifact needs is anything else."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()) or member.mode & 0o7022:
+        raise StoreError(f"{artifact.name} is refused: its member {member.name!r} is not a plain file in a safe place")
+
+
+def _extract(artifact: Path, target: Path) -> None:
+    with tarfile.open(artifact) as archive:
+        for member in archive:
+            _check_member(artifact, member)
+            path = target / member.name
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = archive.extractfile(member)
+            assert source is not None
+            with open(path, "xb") as stream:
+                shutil.copyfileobj(source, stream)
+            path.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+def _verify_files(prefix: Path, manifest: Manifest) -> None:
+    present = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()} - {"manifest.json"}
+    if present != set(manifest.files):
+        odd = sorted(present ^ set(manifest.files))
+        raise StoreError(f"{manifest.build_id} is refused: files and manifest differ in {', '.join(odd[:5])}")
+    for name, digest in manifest.files.items():
+        if sha256_of(prefix / name) != digest:
+            raise StoreError(f"{manifest.build_id} is refused: {name} is not the file that the manifest lists")
+
+
+def _run(prefix: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [str(prefix / BINARY), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SMOKE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise StoreError(f"the build does not run on this host: {exc}") from exc
+    if done.returncode:
+        missing = re.search(r"shared libraries: (\S+):", done.stderr)
+        why = f"shared library {missing[1]} is not installed" if missing else done.stderr.strip()[-300:]
+        raise StoreError(f"the build does not run on this host: {why or f'status {done.returncode}'}")
+    return done.stdout
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+        elif path.is_dir():
+            _sync_directory(path)
+    _sync_directory(directory)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
