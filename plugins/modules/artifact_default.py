@@ -50,7 +50,6 @@ previous:
   type: str
 """
 
-import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -68,11 +67,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    build_id, state_dir = module.params["build_id"], Path(module.params["state_dir"])
-    store = BuildStore(state_dir)
+    build_id = module.params["build_id"]
+    store = BuildStore(Path(module.params["state_dir"]))
     try:
         store.get(build_id)
-        previous = _default(state_dir)
+        previous = store.default()
         changed = previous != build_id
         if changed and not module.check_mode:
             store.set_default(build_id)
@@ -84,13 +83,6 @@ def main() -> None:
         previous=previous,
         diff={"before": f"default: {previous}\n", "after": f"default: {build_id}\n"},
     )
-
-
-def _default(state_dir: Path) -> str | None:
-    try:
-        return os.path.basename(os.readlink(state_dir / "builds" / "default"))
-    except FileNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ class Builder:
         if not artifact.exists() or not sidecar.exists():
             return None
         if sidecar.read_text().split()[0] != sha256_of(artifact):
-            raise BuildError(f"{artifact} does not have the digest noted in {sidecar.name}: it was changed; delete both")
+            raise BuildError(
+                f"{artifact} does not have the digest noted in {sidecar.name}: it was changed; delete both"
+            )
         return artifact
 
     def build(self, plan: BuildPlan) -> Path:
@@ -278,7 +280,9 @@ class _Shell:
                     told = int(step[1]) * 10 // int(step[2])
                     self._say(f"{doing}: {step[1]} of {step[2]} after {time.monotonic() - started:.0f} s")
         if process.wait():
-            raise BuildError(f"{doing} failed with status {process.returncode}: {_complaint(self._log)}. Full log: {self._log}")
+            raise BuildError(
+                f"{doing} failed with status {process.returncode}: {_complaint(self._log)}. Full log: {self._log}"
+            )
 
 
 def default_jobs() -> int:
@@ -290,7 +294,10 @@ def _check_tools(spec: BuildSpec) -> None:
     """Raise ``BuildError`` naming the Debian packages of all that is missing, so that one installation mends it."""
     missing = {package for tool, package in _TOOLS.items() if shutil.which(tool) is None}
     if shutil.which("pkg-config"):
-        libraries = {**_LIBRARIES, **dict(pair for option, pair in _OPTION_LIBRARIES.items() if option in spec.configure)}
+        libraries = {
+            **_LIBRARIES,
+            **dict(pair for option, pair in _OPTION_LIBRARIES.items() if option in spec.configure),
+        }
         for library, package in libraries.items():
             if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
                 missing.add(package)
@@ -303,7 +310,15 @@ def _version_of(source: Source) -> str:
     if source.directory is not None:
         return (source.directory / "VERSION").read_text().strip()
     listing = subprocess.run(
-        ["tar", "--wildcards", "--no-wildcards-match-slash", "--to-stdout", "-xf", str(source.archives[0]), "*/VERSION"],
+        [
+            "tar",
+            "--wildcards",
+            "--no-wildcards-match-slash",
+            "--to-stdout",
+            "-xf",
+            str(source.archives[0]),
+            "*/VERSION",
+        ],
         capture_output=True,
         check=False,
     )

@@ -31,7 +31,9 @@ def write_sbom(path: Path, manifest: Manifest, prefix: Path) -> None:
         "purl": f"pkg:generic/qemu@{manifest.version}?checksum=sha256:{manifest.source['sha256']}",
         "hashes": [_hash(sha256_of(prefix / "bin" / "qemu-system-x86_64"))],
         "pedigree": {
-            "patches": [{"type": "unofficial", "diff": {"url": f"urn:sha256:{item['sha256']}"}} for item in manifest.patches]
+            "patches": [
+                {"type": "unofficial", "diff": {"url": f"urn:sha256:{item['sha256']}"}} for item in manifest.patches
+            ]
         },
         "properties": [
             {"name": "vmm.live_upgrade:build_id", "value": manifest.build_id},

@@ -43,4 +43,6 @@ def _keygen(
         with open(artifact, "rb") as stream:
             return subprocess.run(command, stdin=stream, capture_output=True, text=True, check=False)
     except FileNotFoundError as exc:
-        raise SignatureError(f"{artifact.name} is refused: ssh-keygen, which checks signatures, is not installed") from exc
+        raise SignatureError(
+            f"{artifact.name} is refused: ssh-keygen, which checks signatures, is not installed"
+        ) from exc

@@ -128,7 +128,17 @@ def apply_patches(patches: Sequence[Patch], tree: Path) -> None:
     """Apply ``patches`` to ``tree`` with no fuzz. Raises ``SourceError`` naming the patch that does not apply."""
     for patch in patches:
         try:
-            _run("patch", "-p1", "--fuzz=0", "--forward", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch.path))
+            _run(
+                "patch",
+                "-p1",
+                "--fuzz=0",
+                "--forward",
+                "--no-backup-if-mismatch",
+                "-d",
+                str(tree),
+                "-i",
+                str(patch.path),
+            )
         except SourceError as exc:
             raise SourceError(f"patch {patch.name} does not apply: {exc}") from exc
 

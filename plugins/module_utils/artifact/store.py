@@ -22,7 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import BUILD_ID, Manifest, ManifestError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import (
+    BUILD_ID,
+    Manifest,
+    ManifestError,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.signature import verify_signature
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
@@ -93,14 +97,18 @@ class BuildStore:
         if not BUILD_ID.fullmatch(build_id) or not target.is_dir():
             return False
         with self._locked():
-            if self.default() == build_id:
-                raise StoreError(f"build {build_id} is what new VMs start on; set another default before removing it")
-            users = processes_running(target)
-            if users:
-                pids = ", ".join(map(str, users))
-                raise StoreError(f"build {build_id} is in use by process {pids}; upgrade or end these VMs first")
+            self.check_removable(build_id)
             self._delete(target)
         return True
+
+    def check_removable(self, build_id: str) -> None:
+        """Raise ``StoreError`` when new VMs would start on ``build_id`` or a process runs it."""
+        if self.default() == build_id:
+            raise StoreError(f"build {build_id} is what new VMs start on; set another default before removing it")
+        users = processes_running(self._builds / build_id)
+        if users:
+            pids = ", ".join(map(str, users))
+            raise StoreError(f"build {build_id} is in use by process {pids}; upgrade or end these VMs first")
 
     def prune(self, keep: int, *, dry_run: bool = False) -> list[str]:
         """Remove all but the ``keep`` builds staged last and return what was removed.
@@ -191,7 +199,9 @@ def verify_artifact(artifact: Path, sha256: str | None = None, allowed_signers: 
     except (tarfile.TarError, KeyError, EOFError, ValueError) as exc:
         raise StoreError(f"{artifact.name} is refused: it is not an artifact of this collection ({exc})") from exc
     if manifest.architecture != platform.machine():
-        raise StoreError(f"{artifact.name} is refused: it is for {manifest.architecture}, this host is {platform.machine()}")
+        raise StoreError(
+            f"{artifact.name} is refused: it is for {manifest.architecture}, this host is {platform.machine()}"
+        )
     return manifest
 
 
@@ -299,4 +309,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-

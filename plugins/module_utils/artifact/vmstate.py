@@ -68,7 +68,9 @@ def _compare_versions(section: str, name: str, source: Description, target: Desc
     if source["version_id"] > target["version_id"]:
         message = f"version {source['version_id']} is newer than the {target['version_id']} that the other build knows"
     elif source["version_id"] < target["minimum_version_id"]:
-        message = f"version {source['version_id']} is older than the {target['minimum_version_id']} the other build asks for"
+        message = (
+            f"version {source['version_id']} is older than the {target['minimum_version_id']} the other build asks for"
+        )
     else:
         return []
     return [Incompatibility(section, name, message)]
