@@ -87,11 +87,15 @@ class LocalQemu:
         extra: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         wrapper: Sequence[str] = (),
+        like: Path | None = None,
+        disk_owner: int = -1,
     ) -> None:
         """Start it and return as soon as its monitor answers (with ``qmp=()`` or other arguments: as soon as it runs).
 
         ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img`` and ``log``. ``extra``: further arguments.
         ``pass_fds``: descriptors of ours it inherits. ``wrapper``: command to run it under; must execute it in place.
+        ``like``: for a copied binary, the one it was copied from, whose firmware it takes.
+        ``disk_owner``: uid and gid that get the disk.
         Raises ``AssertionError`` with QEMU's words when it does not come up.
         """
         directory.mkdir(parents=True, exist_ok=True)
@@ -105,8 +109,9 @@ class LocalQemu:
         self._ram: mmap.mmap | None = None
         self._shared_ram = shared_ram
         self.disk_path.write_bytes((_GUESTS[guest].ljust(510, b"\0") + b"\x55\xaa").ljust(_DISK_BYTES, b"\0"))
+        os.chown(self.disk_path, disk_owner, disk_owner)
         self.argv = [
-            *(str(binary), *firmware(binary), "-name", f"guest={name}"),
+            *(str(binary), *firmware(like or binary), "-name", f"guest={name}"),
             *("-machine", machine + _ram_options(shared_ram, aux_ram_share), "-accel", accel, "-m", f"{memory_mib}M"),
             *_memory_backend(memory_mib, shared_ram),
             *("-nodefaults", "-display", "none"),
@@ -245,10 +250,23 @@ def qemu_binary(series: str) -> Path:
     return _unpacked(artifacts[-1], cache / "test-builds") / "bin" / "qemu-system-x86_64"
 
 
+def marked_copy(binary: Path, target: Path, build_id: str) -> Path:
+    """Copy ``binary`` to ``target`` with the text in it by which processes of ``build_id`` are known; return ``target``.
+
+    What follows the last section does not disturb the loader. A copy does not lie beside its firmware: see ``firmware``.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(binary, target)
+    with open(target, "ab") as stream:
+        stream.write(f"\0vmm.live_upgrade build {build_id}\0".encode())
+    return target
+
+
 def firmware(binary: Path) -> list[str]:
-    """Return ``-L`` arguments for a binary of a build tree; one of a relocatable prefix finds its firmware by itself."""
-    if (binary.resolve().parent.parent / "share" / "qemu").is_dir():
-        return []
+    """Return ``-L`` arguments for ``binary``: the firmware of its prefix where it has one, else of this machine."""
+    own = binary.resolve().parent.parent / "share" / "qemu"
+    if own.is_dir():
+        return ["-L", str(own)]
     folders = os.environ.get("VMM_TEST_FIRMWARE", "/usr/share/seabios:/usr/share/qemu:/usr/lib/ipxe/qemu")
     return [argument for folder in folders.split(":") for argument in ("-L", folder)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,6 @@ class _Court:
     store: BuildStore
     build: Build
     host: Host
-    images: OpenImages
     names: Counter[str]
 
 
@@ -71,9 +71,10 @@ def judge_host(request: PreflightRequest) -> list[Judged]:
     judged = [Judged(vm, _already(vm, request)) for vm in already]
     if rest:
         names = Counter(vm.name for vm in running)
-        court = _Court(request, store, Build(staged), Host.look(request.state_dir), OpenImages(), names)
+        court = _Court(request, store, Build(staged), Host.look(request.state_dir), names)
+        verdicts = _begin(rest, request)
         with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, len(rest))) as pool:
-            judged += pool.map(lambda vm: Judged(vm, _judge(vm, court)), rest)
+            judged += pool.map(lambda begun: Judged(begun[0], _judge(*begun, court)), zip(rest, verdicts))
     return sorted(judged, key=lambda item: (item.vm.name, item.vm.pid))
 
 
@@ -88,13 +89,19 @@ def _already(vm: Vm, request: PreflightRequest) -> Verdict:
     )
 
 
-def _judge(vm: Vm, court: _Court) -> Verdict:
-    verdict = Verdict(vm.name, vm.pid, vm.build_id, court.request.build_id)
-    try:
-        _check_all(verdict, vm, court)
-    except Exception as exc:  # a defect here costs this VM its upgrade, not the others their verdict
-        where = traceback.extract_tb(exc.__traceback__)[-1]
-        verdict.refuse("check-failed", f"{type(exc).__name__} at {Path(where.filename).name}:{where.lineno}: {exc}")
+def _begin(vms: list[Vm], request: PreflightRequest) -> list[Verdict]:
+    """Start each verdict with what has to be looked at by a process of one thread."""
+    images = OpenImages()
+    verdicts = []
+    for vm in vms:
+        verdict = Verdict(vm.name, vm.pid, vm.build_id, request.build_id)
+        _guarded(verdict, check_images, vm, images)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _judge(vm: Vm, verdict: Verdict, court: _Court) -> Verdict:
+    _guarded(verdict, _check_all, vm, court)
     if verdict.refusals:
         verdict.mechanism_reason = "cpr-transfer is not possible: " + "; ".join(
             item.message for item in verdict.refusals
@@ -105,6 +112,15 @@ def _judge(vm: Vm, court: _Court) -> Verdict:
             "all memory is shared, every descriptor can be handed over, both builds are 10.2 or newer"
         )
     return verdict
+
+
+def _guarded(verdict: Verdict, check: Callable[..., None], *arguments: object) -> None:
+    """A defect, or a VM that ends while it is looked at, costs this VM its upgrade and not the others their verdict."""
+    try:
+        check(verdict, *arguments)
+    except Exception as exc:
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        verdict.refuse("check-failed", f"{type(exc).__name__} at {Path(where.filename).name}:{where.lineno}: {exc}")
 
 
 def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
@@ -120,7 +136,6 @@ def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
-    check_images(verdict, vm, court.images)
     _check_with_monitor(verdict, vm, court)
     _add_notes(verdict, vm, court)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,21 +15,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Disk, Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptor_info, read_status
 
-_TRY_S = 10
 _UNCONFINED = re.compile(r"unconfined|kernel|.*:unconfined_t(:.*)?|.*:unconfined_service_t(:.*)?|.*:kernel_t(:.*)?")
-# Opens each file as the VM's user; the first argument is a descriptor of the VM's root directory.
-_TRY_TO_OPEN = """
-import os, sys
-root = int(sys.argv[1])
-for wanted in sys.argv[2:]:
-    mode, path = wanted.split(":", 1)
-    try:
-        flags = {"ro": os.O_RDONLY, "rw": os.O_RDWR}[mode] | os.O_CLOEXEC | os.O_NONBLOCK
-        os.close(os.open(path.lstrip("/"), flags, dir_fd=root))
-    except OSError as exc:
-        print(f"{path}: {exc.strerror}")
-"""
-
 InodeKey = tuple[int, int]
 
 
@@ -87,7 +71,10 @@ def check_twin(verdict: Verdict, vm: Vm) -> None:
 
 
 def check_images(verdict: Verdict, vm: Vm, images: OpenImages) -> None:
-    """Refuse ``vm`` when its new process would find another image under a path, none, or one it may not open."""
+    """Refuse ``vm`` when its new process would find another image under a path, none, or one it may not open.
+
+    Forks: to be called while the process has one thread.
+    """
     held = _held_images(vm.pid)
     wanted = []
     for disk in vm.disks:
@@ -96,7 +83,7 @@ def check_images(verdict: Verdict, vm: Vm, images: OpenImages) -> None:
             if key is None:
                 continue
             writable = position == 0 and not disk.read_only
-            wanted.append(f"{'rw' if writable else 'ro'}:{_absolute(vm, path)}")
+            wanted.append((_absolute(vm, path), os.O_RDWR if writable else os.O_RDONLY))
             others = images.other_writers(key, vm.pid) if writable else set()
             if others:
                 pids = ", ".join(map(str, sorted(others)))
@@ -133,35 +120,42 @@ def _check_image(verdict: Verdict, vm: Vm, disk: Disk, path: str, held: set[Inod
     return _key(status)
 
 
-def _check_access(verdict: Verdict, vm: Vm, wanted: list[str]) -> None:
-    """Root may open everything; for another user it is tried, by a process that has become that user."""
+def _check_access(verdict: Verdict, vm: Vm, wanted: list[tuple[str, int]]) -> None:
+    """Root may open everything; for another user it is tried, by a child of ours that becomes that user."""
     if vm.uid == 0 or os.geteuid() != 0 or not wanted:
         return
     root_fd = os.open(f"/proc/{vm.pid}/root", os.O_PATH | os.O_CLOEXEC)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _TRY_TO_OPEN, str(root_fd), *wanted],
-            pass_fds=[root_fd],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TRY_S,
-            check=False,
-            user=vm.uid,
-            group=vm.gid,
-            extra_groups=[int(group) for group in read_status(vm.pid)["Groups"].split()],
-        )
-    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as exc:
-        verdict.warn("facts-missing", f"whether user {vm.uid} may open the images could not be tried: {exc}")
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    groups = [int(group) for group in read_status(vm.pid)["Groups"].split()]
+    child = os.fork()
+    if child == 0:
+        _try_as_user(vm, groups, root_fd, wanted, write_fd)
+    os.close(root_fd)
+    os.close(write_fd)
+    with os.fdopen(read_fd, errors="replace") as stream:
+        failures = stream.read().splitlines()
+    if os.waitpid(child, 0)[1]:
+        verdict.warn("facts-missing", f"whether user {vm.uid} may open the images could not be tried: {failures}")
         return
-    finally:
-        os.close(root_fd)
-    if done.returncode:
-        verdict.warn(
-            "facts-missing", f"whether user {vm.uid} may open the images could not be tried: {done.stderr[-200:]}"
-        )
-    for line in done.stdout.splitlines():
+    for line in failures:
         verdict.refuse("image-unreadable", f"user {vm.uid} may not open {line}")
+
+
+def _try_as_user(vm: Vm, groups: list[int], root_fd: int, wanted: list[tuple[str, int]], report_fd: int) -> None:
+    """In the child: open and close each file, write a line per failure, exit with 0 when all was tried."""
+    status = 1
+    try:
+        os.setgroups(groups)
+        os.setresgid(vm.gid, vm.gid, vm.gid)
+        os.setresuid(vm.uid, vm.uid, vm.uid)
+        for path, mode in wanted:
+            try:
+                os.close(os.open(path.lstrip("/"), mode | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root_fd))
+            except OSError as exc:
+                os.write(report_fd, f"{path}: {exc.strerror}\n".encode(errors="replace"))
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _held_images(pid: int) -> set[InodeKey]:

@@ -191,11 +191,10 @@ def _options(argv: list[str]) -> tuple[list[Option], list[str]]:
 
 
 def _name(process: Process, options: list[Option]) -> str:
-    for option in reversed(devices.named(options, "name")):
-        name = devices.fields_of(option, "guest").get("guest")
-        if name:
-            return name
-    return unit_instance(process.unit) or f"pid-{process.pid}"
+    given: dict[str, str] = {}
+    for option in devices.named(options, "name"):
+        given.update(devices.fields_of(option, "guest"))
+    return given.get("guest") or unit_instance(process.unit) or f"pid-{process.pid}"
 
 
 def _version_of_build(build_id: str | None) -> str | None:
