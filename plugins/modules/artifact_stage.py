@@ -149,7 +149,7 @@ def _present(module: AnsibleModule, store: BuildStore) -> dict[str, Any]:
         path = Path(params["state_dir"]) / "builds" / build_id
         if not module.check_mode:
             store.stage(artifact, params["sha256"], signers)
-    pruned = store.prune(params["keep"], dry_run=module.check_mode) if params["keep"] else []
+    pruned = list(store.prune(params["keep"], dry_run=module.check_mode)) if params["keep"] else []
     after = [name for name in [*before, *([] if build_id in before else [build_id])] if name not in pruned]
     return {"build_id": build_id, "path": str(path), "pruned": pruned, "after": after}
 

@@ -181,6 +181,7 @@ vms:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -220,7 +221,7 @@ def main() -> None:
         module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
 
-def _planned(request: UpgradeRequest) -> dict[str, object]:
+def _planned(request: UpgradeRequest) -> dict[str, Any]:
     plans = plan_host(request)
     return {
         "changed": any(plan.decision == "upgrade" for plan in plans),
@@ -231,7 +232,7 @@ def _planned(request: UpgradeRequest) -> dict[str, object]:
     }
 
 
-def _upgraded(request: UpgradeRequest, wait_s: int) -> dict[str, object]:
+def _upgraded(request: UpgradeRequest, wait_s: int) -> dict[str, Any]:
     transactions = Transactions(request)
     transaction: Path | None = transactions.find()
     if transaction is None:
@@ -258,9 +259,8 @@ def _upgraded(request: UpgradeRequest, wait_s: int) -> dict[str, object]:
     }
 
 
-def _exit(module: AnsibleModule, error: str | None = None, **values: object) -> None:
+def _exit(module: AnsibleModule, error: str | None = None, **values: Any) -> None:
     vms = values["vms"]
-    assert isinstance(vms, list)
     errors = [vm["error"] or f"VM {vm['name']}: {vm['outcome']}" for vm in vms if vm.get("outcome") in OUTCOMES_BAD]
     if error:
         errors.insert(0, error)

@@ -42,11 +42,33 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 RECIPE = 1
 BUILD_TOOLS = ("meson==1.12.1", "pycotap==1.3.1", "qemu.qmp==0.0.6", "setuptools==80.9.0", "wheel==0.45.1")
 BINARY = "qemu-system-x86_64"
-_FIRMWARE_NEEDED = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "multiboot_dma.bin", "pvh.bin")
-_FIRMWARE_NEEDED += ("vgabios-stdvga.bin", "efi-virtio.rom", "efi-e1000e.rom")
-_FIRMWARE_WANTED = ("bios.bin", "bios-microvm.bin", "qboot.rom", "linuxboot.bin", "multiboot.bin", "vgabios-virtio.bin")
-_FIRMWARE_WANTED += ("vgabios-cirrus.bin", "vgabios-qxl.bin", "vgabios-bochs-display.bin", "vgabios-ramfb.bin")
-_FIRMWARE_WANTED += ("efi-e1000.rom", "efi-rtl8139.rom", "efi-pcnet.rom", "efi-vmxnet3.rom", "pxe-virtio.rom")
+_FIRMWARE_NEEDED = (
+    "bios-256k.bin",
+    "kvmvapic.bin",
+    "linuxboot_dma.bin",
+    "multiboot_dma.bin",
+    "pvh.bin",
+    "vgabios-stdvga.bin",
+    "efi-virtio.rom",
+    "efi-e1000e.rom",
+)
+_FIRMWARE_WANTED = (
+    "bios.bin",
+    "bios-microvm.bin",
+    "qboot.rom",
+    "linuxboot.bin",
+    "multiboot.bin",
+    "vgabios-virtio.bin",
+    "vgabios-cirrus.bin",
+    "vgabios-qxl.bin",
+    "vgabios-bochs-display.bin",
+    "vgabios-ramfb.bin",
+    "efi-e1000.rom",
+    "efi-rtl8139.rom",
+    "efi-pcnet.rom",
+    "efi-vmxnet3.rom",
+    "pxe-virtio.rom",
+)
 _TOOLS = {"gcc": "gcc", "ninja": "ninja-build", "pkg-config": "pkg-config", "patch": "patch", "bzip2": "bzip2"}
 _TOOLS |= {"xz": "xz-utils", "make": "make", "bison": "bison", "flex": "flex", "strip": "binutils"}
 _LIBRARIES = {"glib-2.0": "libglib2.0-dev", "zlib": "zlib1g-dev"}

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,10 +69,10 @@ class BuildStore:
             )
         return StagedBuild(path, Manifest.load(path))
 
-    def list(self) -> list[StagedBuild]:
+    def list(self) -> Sequence[StagedBuild]:
         """Return the staged builds, the one staged last at the end. One with an unreadable manifest is passed over."""
         builds = []
-        for path in sorted(self._paths(), key=lambda path: path.stat().st_mtime_ns):
+        for path in sorted(self._paths(), key=lambda build: build.stat().st_mtime_ns):
             with contextlib.suppress(ManifestError):
                 builds.append(StagedBuild(path, Manifest.load(path)))
         return builds
@@ -110,7 +110,7 @@ class BuildStore:
             pids = ", ".join(map(str, users))
             raise StoreError(f"build {build_id} is in use by process {pids}; upgrade or end these VMs first")
 
-    def prune(self, keep: int, *, dry_run: bool = False) -> list[str]:
+    def prune(self, keep: int, *, dry_run: bool = False) -> Sequence[str]:
         """Remove all but the ``keep`` builds staged last and return what was removed.
 
         The default and what any process runs from are never removed, and do not count.
@@ -138,7 +138,7 @@ class BuildStore:
             os.symlink(build_id, temporary)
             os.replace(temporary, self._builds / _DEFAULT)
 
-    def _paths(self) -> list[Path]:
+    def _paths(self) -> Sequence[Path]:
         if not self._builds.is_dir():
             return []
         return [path for path in self._builds.iterdir() if path.is_dir() and BUILD_ID.fullmatch(path.name)]
@@ -165,7 +165,7 @@ class BuildStore:
             _verify_files(staging, manifest)
             smoke_run(staging, manifest)
             _sync(staging)
-            os.chmod(staging, 0o755)
+            os.chmod(staging, 0o755)  # noqa: S103 - VMs run from it as users of their own
             os.rename(staging, target)
             _sync_directory(self._builds)
         except OSError as exc:

@@ -219,7 +219,7 @@ class CprTransfer:
         """Return when the source has completed. Raises ``_TransferFailed`` when it will not, or not in time."""
         deadline = time.monotonic() + self._limits.prepare_s
         why_late = f"the new process was not ready within {self._limits.prepare_s:g} s"
-        watched = [self._source, self._target_pidfd]
+        watched: list[QmpClient | int] = [self._source, self._target_pidfd]
         while True:
             for event in self._source.drain_events():
                 if event.name == "STOP":

@@ -190,7 +190,9 @@ class Engine:
         if plan.vm.name not in self._results:
             result = plan.result()
             result.outcome = "refused"
-            result.error = f"VM {plan.vm.name}: its worker died before it touched the VM. State: running on the old build."
+            result.error = (
+                f"VM {plan.vm.name}: its worker died before it touched the VM. State: running on the old build."
+            )
             self._end(journal, result)
 
     def _end(self, journal: Journal, result: VmResult) -> None:

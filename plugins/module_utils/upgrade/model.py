@@ -45,7 +45,9 @@ class UpgradeRequest:
             if not os.path.isabs(getattr(self, name)):
                 raise LiveUpgradeError(f"{name} must be an absolute path, not {getattr(self, name)!r}")
         if len(self.run_dir) > 30:
-            raise LiveUpgradeError(f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)")
+            raise LiveUpgradeError(
+                f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the request as JSON-ready values."""

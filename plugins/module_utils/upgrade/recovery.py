@@ -126,7 +126,9 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
             write_pidfile(Path(vm.pidfile), new_pid)
     except TakenBack:
         result.outcome = "rolled_back"
-        result.error = f"VM {vm.name}: the upgrade was interrupted and taken back. State: still running on the old build."
+        result.error = (
+            f"VM {vm.name}: the upgrade was interrupted and taken back. State: still running on the old build."
+        )
     except GuestLost as exc:
         result.outcome, result.new_pid, result.new_build_id = "lost", None, None
         result.error = f"VM {vm.name}: {exc}. State: start the VM anew if it does not run."
@@ -214,4 +216,3 @@ def unfinished_transactions(transactions: Path) -> list[Path]:
     if not transactions.is_dir():
         return []
     return sorted(path for path in transactions.iterdir() if path.is_dir() and not (path / "result.json").exists())
-

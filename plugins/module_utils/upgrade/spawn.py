@@ -135,28 +135,66 @@ def _read_twin(pid: int) -> _Twin:
         raise SpawnError(f"cannot read how process {pid} runs: {exc}") from exc
 
 
+def _reset_signals(_twin: _Twin) -> None:
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                continue  # the C library keeps a few real-time signals for itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def _join_the_cgroup(twin: _Twin) -> None:
+    if twin.cgroup_procs:
+        twin.cgroup_procs.write_text("0")
+
+
+def _set_scheduling(twin: _Twin) -> None:
+    Path("/proc/self/oom_score_adj").write_text(twin.oom_score_adj)
+    os.setpriority(os.PRIO_PROCESS, 0, twin.niceness)
+    os.sched_setaffinity(0, twin.cpus)
+
+
+def _enter_namespaces(twin: _Twin) -> None:
+    for namespace_fd in twin.namespace_fds:
+        syscalls.setns(namespace_fd)
+    os.chdir(twin.working_directory)
+    os.umask(twin.umask)
+
+
+def _set_limits(twin: _Twin) -> None:
+    for limit, value in twin.limits:
+        resource.setrlimit(limit, value)
+
+
+def _drop_privileges(twin: _Twin) -> None:
+    os.setgroups(twin.groups)
+    os.setresgid(*twin.group_ids)
+    os.setresuid(*twin.user_ids)
+    if twin.no_new_privs:
+        syscalls.set_no_new_privs()
+
+
+# In this order: privileges go last, and the cgroup is found in the engine's view of the file system.
+_STEPS: tuple[Callable[[_Twin], None], ...] = (
+    _reset_signals,
+    _join_the_cgroup,
+    _set_scheduling,
+    _enter_namespaces,
+    _set_limits,
+    _drop_privileges,
+)
+
+
 def _become_twin(twin: _Twin, argv: list[str], descriptors: dict[int, int], log_fd: int, error_fd: int) -> None:
     """Turn the forked child into the new QEMU. Never returns: it executes, or reports through ``error_fd`` and exits."""
     doing = "start"
     try:
         os.setsid()
-        steps: list[tuple[str, Callable[[], object]]] = [
-            ("reset signals", _reset_signals),
-            ("join the cgroup", lambda: twin.cgroup_procs and twin.cgroup_procs.write_text("0")),
-            ("set the OOM score", lambda: Path("/proc/self/oom_score_adj").write_text(twin.oom_score_adj)),
-            ("set the niceness", lambda: os.setpriority(os.PRIO_PROCESS, 0, twin.niceness)),
-            ("set the CPU affinity", lambda: os.sched_setaffinity(0, twin.cpus)),
-            ("enter the namespaces", lambda: [syscalls.setns(fd) for fd in twin.namespace_fds]),
-            ("enter the working directory", lambda: os.chdir(twin.working_directory)),
-            ("set the limits", lambda: [resource.setrlimit(limit, value) for limit, value in twin.limits]),
-            ("set the umask", lambda: os.umask(twin.umask)),
-            ("set the groups", lambda: os.setgroups(twin.groups)),
-            ("set the group", lambda: os.setresgid(*twin.group_ids)),
-            ("set the user", lambda: os.setresuid(*twin.user_ids)),
-            ("set no_new_privs", lambda: twin.no_new_privs and syscalls.set_no_new_privs()),
-        ]
-        for doing, step in steps:
-            step()
+        for step in _STEPS:
+            doing = step.__name__.strip("_").replace("_", " ")
+            step(twin)
         doing = "arrange descriptors"
         error_fd = _arrange_descriptors(descriptors, log_fd, error_fd)
         doing = "execute it"
@@ -189,16 +227,6 @@ def _arrange_descriptors(wanted: dict[int, int], log_fd: int, error_fd: int) -> 
 
 def _dup_above(fd: int, floor: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
-
-
-def _reset_signals() -> None:
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                continue  # the C library keeps a few real-time signals for itself
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def _status(pid: int) -> dict[str, str]:

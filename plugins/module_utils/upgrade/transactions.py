@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import secrets
+import select
 import shutil
 import subprocess
 import sys
@@ -138,7 +138,12 @@ class Transactions:
             f"StandardError=append:{transaction / 'engine.log'}",
         )
         _call(
-            "systemd-run", "--quiet", "--collect", f"--unit={unit}", *(f"--property={item}" for item in properties), *command
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            f"--unit={unit}",
+            *(f"--property={item}" for item in properties),
+            *command,
         )
         return int(_call("systemctl", "show", "--property=MainPID", "--value", unit))
 

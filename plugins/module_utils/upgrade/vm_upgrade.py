@@ -67,9 +67,13 @@ class VmUpgrade:
             self._upgrade()
             result.outcome = "upgraded"
         except TakenBack as exc:
-            self._conclude("rolled_back", exc, "still running on the old build; mend the cause and run the upgrade again")
+            self._conclude(
+                "rolled_back", exc, "still running on the old build; mend the cause and run the upgrade again"
+            )
         except GuestStranded as exc:
-            self._conclude("failed", exc, "nothing runs the guest; run the upgrade again to finish or undo the hand-over")
+            self._conclude(
+                "failed", exc, "nothing runs the guest; run the upgrade again to finish or undo the hand-over"
+            )
         except GuestLost as exc:
             self._conclude("lost", exc, "start the VM anew")
         except (LiveUpgradeError, OSError) as exc:
@@ -153,7 +157,9 @@ class VmUpgrade:
         if not probe:
             return None
         try:
-            return RamWordWatcher.of_backend(self._vm.pid, str(probe["backend"]), int(probe["offset"]), self._vm.ram_blocks)
+            return RamWordWatcher.of_backend(
+                self._vm.pid, str(probe["backend"]), int(probe["offset"]), self._vm.ram_blocks
+            )
         except (LiveUpgradeError, OSError, KeyError, ValueError) as exc:
             self._result.warnings.append(f"the guest's RAM word cannot be watched: {exc}")
             return None

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ os.set_blocking(int(sys.argv[1]), True)
 report = {
     "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(), "cwd": os.getcwd(), "umask": umask,
     "environment": dict(os.environ), "nofile": resource.getrlimit(resource.RLIMIT_NOFILE), "nice": os.nice(0),
-    "net": os.readlink("/proc/self/ns/net"), "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)),
+    "net": os.readlink("/proc/self/ns/net"),
+    "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)),
     "blocked": status["SigBlk"].strip(), "ignored": status["SigIgn"].strip(), "no_new_privs": status["NoNewPrivs"].strip(),
     "session": os.getsid(0) == os.getpid(), "cpus": sorted(os.sched_getaffinity(0)),
     "cgroup": open("/proc/self/cgroup").read(),

@@ -24,7 +24,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_args: object) -> None:
         """Say nothing."""
 
 
@@ -130,7 +130,9 @@ def test_debian_source_package_is_unpacked_with_its_patches(pool: tuple[Path, st
     (packaging / "debian" / "patches" / "one.patch").write_text(patch)
     subprocess.run(["tar", "-C", packaging, "-cJf", directory / "q_1-1.debian.tar.xz", "debian"], check=True)
     debian = hashlib.sha256((directory / "q_1-1.debian.tar.xz").read_bytes()).hexdigest()
-    dsc = f"Format: 3.0 (quilt)\nChecksums-Sha256:\n {orig} 1 q_1.orig.tar.xz\n {debian} 1 q_1-1.debian.tar.xz\nFiles:\n"
+    dsc = (
+        f"Format: 3.0 (quilt)\nChecksums-Sha256:\n {orig} 1 q_1.orig.tar.xz\n {debian} 1 q_1-1.debian.tar.xz\nFiles:\n"
+    )
     (directory / "q_1-1.dsc").write_text(dsc)
     candidate = Candidate(url=f"{address}/q_1-1.dsc", sha256=hashlib.sha256(dsc.encode()).hexdigest())
 

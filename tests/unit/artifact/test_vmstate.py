@@ -66,13 +66,21 @@ def test_state_that_loads(old: dict[str, Any], new: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        (dump([leaf("a")]), {"vmschkmachine": {"Name": "pc-q35-10.2"}}, "device: the other build does not know this device"),
+        (
+            dump([leaf("a")]),
+            {"vmschkmachine": {"Name": "pc-q35-10.2"}},
+            "device: the other build does not know this device",
+        ),
         (dump([leaf("a")], 2), dump([leaf("a")], 1), "device: version 2 is newer than the 1"),
         (dump([leaf("a")], 1), dump([leaf("a")], 3, 2), "device: version 1 is older than the 2"),
         (dump([leaf("a", 4)]), dump([leaf("a", 8)]), "device, dev.a: has 4 bytes, in the other build 8"),
         (dump([leaf("a"), leaf("b")]), dump([leaf("a")]), "device, dev.b: the other build does not know this field"),
         (dump([leaf("a")]), dump([leaf("a"), leaf("b")]), "device, dev.b: the other build expects this field"),
-        (dump([leaf("a", 4), leaf("b", 8)]), dump([leaf("b", 8), leaf("a", 4)]), "device, dev.a: the other build has b"),
+        (
+            dump([leaf("a", 4), leaf("b", 8)]),
+            dump([leaf("b", 8), leaf("a", 4)]),
+            "device, dev.a: the other build has b",
+        ),
         (dump([leaf("a")], name="x"), dump([leaf("a")], name="y"), "device, x: is called y in the other build"),
         (dump([struct("s", [leaf("a", 4)])]), dump([struct("s", [leaf("a", 2)])]), "device, s.a: has 4 bytes"),
         (

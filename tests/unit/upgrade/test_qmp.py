@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -20,7 +21,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
     QmpTimeoutError,
 )
 
-GREETING = {"QMP": {"version": {}, "capabilities": []}}
+GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 Script = Callable[[Callable[[Any], None], Callable[[], Any]], None]
 
 
