@@ -48,7 +48,7 @@ def test_silence_is_broken(
     asked = tmp_path / "asked"
     os.mkfifo(asked)
 
-    hints = []
+    hints: list[str] = []
 
     def hint() -> str:
         if not hints:
