@@ -137,7 +137,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.build import BuildSpec, Builder, default_jobs
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.build import Builder, BuildSpec, default_jobs
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import Candidate
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 

@@ -9,6 +9,7 @@ give the same id. PRIVATE to the collection.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -159,8 +160,17 @@ class Builder:
         return artifact
 
     def build(self, plan: BuildPlan) -> Path:
-        """Build ``plan`` and return its artifact. On failure the log is kept. Raises ``LiveUpgradeError``."""
+        """Build ``plan`` and return its artifact. On failure the log is kept. Raises ``LiveUpgradeError``.
+
+        When another process builds the same, its result is waited for and taken.
+        """
         work = self._cache / "work" / plan.build_id
+        work.parent.mkdir(parents=True, exist_ok=True)
+        with open(work.with_name(f"{work.name}.lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return self.finished(plan) or self._build(plan, work)
+
+    def _build(self, plan: BuildPlan, work: Path) -> Path:
         if work.exists():
             shutil.rmtree(work)
         tree, build, prefix = work / "src", work / "build", work / "prefix"
