@@ -74,7 +74,7 @@ def judge_host(request: PreflightRequest) -> list[Judged]:
         court = _Court(request, store, Build(staged), Host.look(request.state_dir), names)
         verdicts = _begin(rest, request)
         with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, len(rest))) as pool:
-            judged += pool.map(lambda begun: Judged(begun[0], _judge(*begun, court)), zip(rest, verdicts))
+            judged += pool.map(lambda vm, verdict: Judged(vm, _judge(vm, verdict, court)), rest, verdicts)
     return sorted(judged, key=lambda item: (item.vm.name, item.vm.pid))
 
 

@@ -226,7 +226,7 @@ def test_refuses_an_image_that_the_vms_user_may_no_longer_open(world: World, old
 
 def test_warns_of_an_image_that_another_process_writes(world: World) -> None:
     qemu = world.vm()
-    with subprocess.Popen(["sleep", "1000"], stdin=open(qemu.disk_path, "r+b")) as other:  # noqa: SIM115
+    with subprocess.Popen(["sleep", "1000"], stdin=open(qemu.disk_path, "r+b")) as other:
         verdict = world.judge()
         other.kill()
 
@@ -242,7 +242,7 @@ def test_warns_of_an_image_that_another_process_writes(world: World) -> None:
         pytest.param({"disk_headroom_mib": 1 << 40}, "disk-low", id="disk"),
     ],
 )
-def test_refuses_without_headroom(world: World, request_: dict[str, int], code: str) -> None:
+def test_refuses_without_headroom(world: World, request_: dict[str, Any], code: str) -> None:
     world.vm()
 
     assert codes(world.judge(**request_)) == {code}
@@ -259,7 +259,7 @@ def test_build_without_what_the_vm_has(world: World) -> None:
     build = world.state_dir / "builds" / NEW_BUILD
     binary = build / "bin" / "qemu-system-x86_64"
     real = binary.rename(binary.with_name("real"))
-    binary.write_text(f"#!/bin/sh\n{real} \"$@\" | grep -v virtio-blk-pci\n")
+    binary.write_text(f'#!/bin/sh\n{real} "$@" | grep -v virtio-blk-pci\n')
     binary.chmod(0o755)
     write_manifest(build, NEW_BUILD, [MACHINE])
     world.vm()
@@ -307,4 +307,13 @@ def test_verdict_is_json(world: World) -> None:
 
     verdict = json.loads(json.dumps(world.judge().to_dict()))
 
-    assert set(verdict) >= {"name", "pid", "verdict", "mechanism", "mechanism_reason", "refusals", "warnings", "forward"}
+    assert set(verdict) >= {
+        "name",
+        "pid",
+        "verdict",
+        "mechanism",
+        "mechanism_reason",
+        "refusals",
+        "warnings",
+        "forward",
+    }

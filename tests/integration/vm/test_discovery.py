@@ -52,7 +52,12 @@ def test_tells_what_a_vm_is_and_has(start: QemuFactory, qemu_new: Path) -> None:
     vm = look(qemu)
 
     assert (vm.name, vm.pid, vm.exe, vm.exe_deleted) == ("web1", qemu.pid, str(qemu_new), False)
-    assert (vm.version, vm.machine_type, vm.accelerator, vm.accelerator_device) == ("11.1.1", "pc-q35-11.1", "tcg", None)
+    assert (vm.version, vm.machine_type, vm.accelerator, vm.accelerator_device) == (
+        "11.1.1",
+        "pc-q35-11.1",
+        "tcg",
+        None,
+    )
     assert (vm.status, vm.migration_status, vm.stopped) == ("running", "none", False)
     assert [(endpoint.path, endpoint.state) for endpoint in vm.qmp_endpoints] == [(qemu.qmp_path, "ok")]
     main = next(block for block in vm.ram_blocks if block.id == "ram0")
@@ -64,7 +69,7 @@ def test_tells_what_a_vm_is_and_has(start: QemuFactory, qemu_new: Path) -> None:
     assert [(nic.id, nic.backend, nic.model, nic.mac) for nic in vm.nics] == [
         ("n0", "user", "virtio-net-pci", "52:54:00:00:00:01")
     ]
-    assert vm.hotplugged == vm.passthrough == vm.problems == []
+    assert (vm.hotplugged, vm.passthrough, vm.problems) == ([], [], [])
     assert vm.mechanisms["cpr-transfer"].possible is True
 
 
@@ -105,7 +110,9 @@ def test_vm_without_a_name_is_called_by_its_pid(start: QemuFactory) -> None:
     "options,words",
     [
         pytest.param({"shared_ram": False}, "guest memory is private to the process: pc.ram", id="private-ram"),
-        pytest.param({"aux_ram_share": False}, "memory that QEMU allocates by itself is private", id="no-aux-ram-share"),
+        pytest.param(
+            {"aux_ram_share": False}, "memory that QEMU allocates by itself is private", id="no-aux-ram-share"
+        ),
         pytest.param({"extra": ["-S"]}, "the VM is not running (state prelaunch)", id="not-started"),
         pytest.param({"extra": ["-incoming", "defer"]}, "one side of a migration (state inmigrate)", id="incoming"),
         pytest.param({"extra": ["-gdb", "unix:{dir}/gdb,server=on,wait=off"]}, "-gdb unix:", id="gdb"),
@@ -157,7 +164,10 @@ def test_second_monitor_is_asked_when_the_first_is_held(start: QemuFactory, tmp_
     with QmpClient.connect(qemu.qmp_path):
         vm = look(qemu)
 
-    assert [(endpoint.path, endpoint.state) for endpoint in vm.qmp_endpoints] == [(qemu.qmp_path, "busy"), (second, "ok")]
+    assert [(endpoint.path, endpoint.state) for endpoint in vm.qmp_endpoints] == [
+        (qemu.qmp_path, "busy"),
+        (second, "ok"),
+    ]
     assert vm.status == "running"
 
 

@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules, the role and the playbooks, run by the real ansible-playbook against this machine as a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import NEW_BUILD, OLD_BUILD, World
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = sys.executable
+INVENTORY = {
+    "hypervisors": {
+        "hosts": {
+            "h1": {"ansible_connection": "local", "ansible_python_interpreter": PYTHON},
+            "h2": {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"},
+        }
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout where Ansible looks for the collection."""
+    tree = tmp_path_factory.mktemp("tree")
+    (tree / "ansible_collections" / "vmm").mkdir(parents=True)
+    (tree / "ansible_collections" / "vmm" / "live_upgrade").symlink_to(ROOT)
+    return tree
+
+
+def run(tree: Path, folder: Path, playbook: Path, *words: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run a playbook with the inventory above; ``words`` are further arguments."""
+    inventory = folder / "inventory.json"
+    inventory.write_text(json.dumps(INVENTORY))
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(tree),
+        "ANSIBLE_SSH_TIMEOUT": "2",
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_LOCAL_TEMP": str(folder / "local"),
+        "ANSIBLE_REMOTE_TEMP": str(folder / "remote"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [str(Path(PYTHON).with_name("ansible-playbook")), "-i", str(inventory), str(playbook), *words]
+    return subprocess.run(
+        [*command, "-e", json.dumps(variables)], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_preflight_playbook(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("web1")
+    world.vm("db1", aux_ram_share=False)
+    variables = {
+        "preflight_build": NEW_BUILD,
+        "preflight_state_dir": str(world.state_dir),
+        "preflight_vms": ["web1", "db1"],
+        "preflight_hosts": "h1",
+    }
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "preflight.yml", **variables)
+
+    lines = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert ("h1", "web1", OLD_BUILD, "go", "old-build-not-staged") in lines, done.stdout
+    assert ("h1", "db1", OLD_BUILD, "refuse", "aux-ram-private") in lines
+    assert "h1/db1 [aux-ram-private] memory that QEMU allocates by itself is private" in done.stdout
+    assert "1 VMs refused, 0 hosts gave no verdict" in done.stdout
+    assert done.returncode != 0
+
+    done = run(
+        tree, tmp_path, ROOT / "playbooks" / "preflight.yml", "--check", **{**variables, "preflight_vms": ["web1"]}
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout and "Every VM can be upgraded" in done.stdout
+
+
+def test_preflight_playbook_shows_hosts_without_a_verdict(world: World, tree: Path, tmp_path: Path) -> None:
+    unstaged = "qemu-11.1.1-ffffffffffffffff"
+    state_dir = str(world.state_dir)
+
+    done = run(
+        tree, tmp_path, ROOT / "playbooks" / "preflight.yml", preflight_build=unstaged, preflight_state_dir=state_dir
+    )
+
+    rows = [line.split() for line in done.stdout.splitlines() if line.split()[3:4] == ["unknown"]]
+    assert [row[0] for row in rows] == ["h1", "h2"], done.stdout
+    assert f"build {unstaged} is not staged" in " ".join(done.stdout.split())
+    assert "0 VMs refused, 2 hosts gave no verdict" in done.stdout
+    assert done.returncode != 0
+
+
+def test_status_playbook(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("web1")
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "status.yml", status_hosts="h1")
+
+    lines = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert ("h1", "web1", OLD_BUILD, "running", "pc-q35-10.2", "64", "MiB", "yes") in lines, done.stdout
+    assert (done.returncode, "changed=0" in done.stdout) == (0, True)
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "status.yml")
+
+    assert "No answer from: h2." in done.stdout
+    assert done.returncode != 0
+
+
+def test_role_fails_with_the_reason_and_what_to_do(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("db1").execute("stop")
+    playbook = tmp_path / "role.yml"
+    playbook.write_text(
+        json.dumps([{"hosts": "h1", "gather_facts": False, "roles": [{"role": "vmm.live_upgrade.preflight"}]}])
+    )
+    variables = {"preflight_build": NEW_BUILD, "preflight_state_dir": str(world.state_dir), "preflight_vms": ["db1"]}
+
+    done = run(tree, tmp_path, playbook, **variables)
+
+    words = " ".join(done.stdout.split())
+    assert (
+        f"VM db1 on h1 stays on {OLD_BUILD}, untouched [vm-not-running]: the VM is not running (state paused)." in words
+    )
+    assert "What to do: resume the VM" in words
+    assert done.returncode != 0
+
+    done = run(tree, tmp_path, playbook, preflight_assert=False, **variables)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_module_fails_only_when_asked(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("db1", aux_ram_share=False)
+    arguments = {"build_id": NEW_BUILD, "state_dir": str(world.state_dir), "vms": ["db1"], "fail_on_refusal": True}
+    playbook = tmp_path / "module.yml"
+    tasks = [{"vmm.live_upgrade.vm_preflight": arguments}]
+    playbook.write_text(json.dumps([{"hosts": "h1", "gather_facts": False, "tasks": tasks}]))
+
+    done = run(tree, tmp_path, playbook)
+
+    assert done.returncode != 0
+    assert "1 of 1 VMs were refused. db1: memory that QEMU allocates by itself is private" in " ".join(
+        done.stdout.split()
+    )
