@@ -23,12 +23,15 @@ NEW_SERIES = "11.1"
 def environment(**more: str) -> dict[str, str]:
     """The environment for children: tools of the pinned environment first, Ansible as it is in ansible.cfg here.
 
-    Without a terminal Ansible would print no colour and buffer nothing; with ``ANSIBLE_FORCE_COLOR`` unset that stays so.
+    Ansible's home is in the checkout, because ansible-lint and Molecule install the collection there, and would find it
+    there again when it has become old. Only its ssh sockets stay out: their paths must be short.
     """
     values = dict(os.environ)
     values["PATH"] = f"{VENV / 'bin'}:{values['PATH']}"
     values["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     values["ANSIBLE_COLLECTIONS_PATH"] = str(TREE)
+    values["ANSIBLE_HOME"] = str(BUILD / "ansible-home")
+    values["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(Path.home() / ".ansible" / "cp")
     values["PYTHONUNBUFFERED"] = "1"
     values["PYTHONDONTWRITEBYTECODE"] = "1"
     values.update(more)

@@ -51,8 +51,8 @@ def main() -> int:
         ANSIBLE_TEST_CONTENT_ROOT=str(collection),
         **_pip_settings(),
     )
-    values.pop("ANSIBLE_COLLECTIONS_PATH")
-    values.pop("ANSIBLE_CONFIG")
+    for name in ("ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_CONFIG", "ANSIBLE_HOME", "ANSIBLE_SSH_CONTROL_PATH_DIR"):
+        values.pop(name)
     command = ["ansible-test", "sanity", "--color", "no", "--requirements", *sys.argv[1:]]
     return subprocess.run(command, cwd=collection, env=values, check=False).returncode
 
