@@ -31,11 +31,13 @@ REFUSALS = {
     "aux-ram-private": "restart the VM with -machine aux-ram-share=on; from then on it can be upgraded in place",
     "ram-unknown": _OTHER_WAY,
     "device-not-coverable": "unplug the device for the time of the upgrade, or " + _OTHER_WAY,
-    "listener-not-coverable": "restart the VM without it, or " + _OTHER_WAY,
     "command-not-recreatable": "remove what is named (unplug it, or restart the VM without it), or " + _OTHER_WAY,
     # Can the process have a twin?
     "security-label": _OTHER_WAY + ": the new process cannot be given the old one's confinement",
     "other-namespace": "run the upgrade from inside the namespace, or " + _OTHER_WAY,
+    "unit-ends-with-process": (
+        "give the unit ExitType=cgroup (a drop-in, then systemctl daemon-reload; the VM keeps running), then ask again"
+    ),
     "chroot": "restart the VM outside the chroot, or " + _OTHER_WAY,
     "capabilities-held": "restart the VM without extra capabilities, or " + _OTHER_WAY,
     "command-line-unreadable": "give the VM a command line of QEMU's usual form, or " + _OTHER_WAY,

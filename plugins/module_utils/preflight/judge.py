@@ -20,7 +20,11 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.build_check import Build
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.host_check import Host
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest, Verdict
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import (
+    Finding,
+    PreflightRequest,
+    Verdict,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.process_check import (
     OpenImages,
     check_images,
@@ -32,7 +36,10 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import parse
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import cpr_transfer_obstacles
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
+    command_obstacles,
+    cpr_transfer_obstacles,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import plan_command
 
 _MAX_THREADS = 8
@@ -129,22 +136,24 @@ def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
     except (LiveUpgradeError, ValueError) as exc:
         verdict.refuse("command-line-unreadable", str(exc))
         return
-    for obstacle in cpr_transfer_obstacles(vm, options):
+    for obstacle in cpr_transfer_obstacles(vm):
         verdict.refuse(obstacle.code, obstacle.message)
     if court.names[vm.name] > 1:
         verdict.refuse("name-ambiguous", f"{court.names[vm.name]} processes bear the name {vm.name}")
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
-    _check_with_monitor(verdict, vm, court)
+    if not _check_with_monitor(verdict, vm, court):
+        for obstacle in command_obstacles(vm, options):
+            verdict.refuse(obstacle.code, obstacle.message)
     _add_notes(verdict, vm, court)
 
 
-def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> None:
-    """What takes a conversation with the VM; without one it is refused already."""
+def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> bool:
+    """What takes a conversation with the VM; return whether there was one. Without it the VM is refused already."""
     path = next((endpoint.path for endpoint in vm.qmp_endpoints if endpoint.state == "ok"), None)
     if path is None or vm.status is None:
-        return
+        return False
     staged = court.build.staged
     try:
         with monitor.connect(vm.pid, path) as qmp:
@@ -154,17 +163,20 @@ def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> None:
             _check_command(verdict, vm, qmp, staged)
     except QmpError as exc:
         verdict.refuse("qmp-silent", str(exc).replace(f"/proc/{vm.pid}/root", ""))
+        return False
+    return True
 
 
 def _check_command(verdict: Verdict, vm: Vm, qmp: QmpClient, staged: StagedBuild) -> None:
     try:
-        problems = plan_command(vm, qmp, staged.path).problems
+        plan = plan_command(vm, qmp, staged.path)
     except QmpError:
         raise
     except LiveUpgradeError as exc:
-        problems = [str(exc)]
-    for problem in problems:
-        verdict.refuse("command-not-recreatable", problem)
+        verdict.refuse("command-not-recreatable", str(exc))
+        return
+    for problem in plan.problems:
+        verdict.add_refusal(Finding(problem.code, problem.message, problem.action))
 
 
 def _add_notes(verdict: Verdict, vm: Vm, court: _Court) -> None:

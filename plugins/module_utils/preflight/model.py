@@ -61,7 +61,10 @@ class Verdict:
 
     def refuse(self, code: str, message: str) -> None:
         """Add a reason not to touch the VM. Said once, however many checks find it."""
-        finding = Finding(code, message, REFUSALS[code])
+        self.add_refusal(Finding(code, message, REFUSALS[code]))
+
+    def add_refusal(self, finding: Finding) -> None:
+        """Add a reason worded elsewhere."""
         self.verdict = "refuse"
         if finding not in self.refusals:
             self.refusals.append(finding)

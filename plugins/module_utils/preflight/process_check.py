@@ -14,6 +14,7 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import Verdict
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Disk, Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptor_info, read_status
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.systemd import why_unit_ends_with
 
 _UNCONFINED = re.compile(r"unconfined|kernel|.*:unconfined_t(:.*)?|.*:unconfined_service_t(:.*)?|.*:kernel_t(:.*)?")
 InodeKey = tuple[int, int]
@@ -63,6 +64,9 @@ def check_twin(verdict: Verdict, vm: Vm) -> None:
         if capabilities and vm.uid != 0:
             message = f"the process is not root but holds capabilities ({capabilities:x}), which cannot be passed on"
             verdict.refuse("capabilities-held", message)
+        ends = why_unit_ends_with(vm.unit, vm.pid)
+        if ends:
+            verdict.refuse("unit-ends-with-process", ends)
         if _in_v1_groups(vm.pid):
             verdict.warn("cgroup-v1", "the process is in control groups of version 1, which the new one does not join")
     except OSError as exc:
