@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from vmmlab.cli import main  # noqa: E402  (the path above makes it importable)
+from vmmlab.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

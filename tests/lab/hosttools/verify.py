@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Looks at the lab VMs of one host from outside. Fed to ``python3 -`` over ssh; standard library only.
 
-``python3 - '{"vms": ["h1-vm1"], "disk": true, "wait_s": 0}'`` prints one JSON list: per VM what its status page says, which build
-it runs, whether it counts, and what is wrong with its disk. Judging is left to the caller.
+Its argument is a JSON object: ``vms`` (names), ``disk`` (check the records too), ``wait_s`` (for guests that still
+boot). It prints one JSON list: per VM what its status page says, which build it runs, whether it counts, and what is
+wrong with its disk. Judging is left to the caller.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import zlib
 
 STATUS_PAGE = 0x8000000
 PAGE_MAGIC = 0x564D4D4C41420001
-WORDS = (
-    "magic counter uptime_ms records disk_errors disk_mismatches max_gap_us complaints clock_jumps requests nonce".split()
-)
+WORDS = """
+    magic counter uptime_ms records disk_errors disk_mismatches max_gap_us complaints clock_jumps requests nonce
+""".split()
 RECORD_MAGIC = 0x564D4D4C41425245
 RECORD_SIZE = 4096
 HEADER = struct.Struct("<QQQQII")
@@ -160,7 +161,7 @@ def look(name: str, with_disk: bool, deadline: float) -> dict[str, object]:
             break
         if time.monotonic() > deadline or (not pids and unit_failed(name)):
             break
-        time.sleep(0.2)
+        time.sleep(1)  # a look costs the emulated machine more than the wait
     result["pids"] = pids
     if len(pids) != 1:
         result["problems"] = [f"{len(pids)} processes bear its name"]

@@ -52,6 +52,7 @@ def _up(fleet: Fleet, arguments: argparse.Namespace) -> int:
         outer_qemu=arguments.qemu_host or default_artifact(OUTER_SERIES),
         artifacts=arguments.artifact or [default_artifact(VM_SERIES)],
         accelerator=arguments.accel,
+        tick_us=arguments.tick,
         limit_s=arguments.limit,
     )
     fleet.up(plan, cache)
@@ -118,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--qemu-host", type=Path, help="build folder or artifact of the QEMU that emulates the hosts")
     up.add_argument("--artifact", type=Path, action="append", help="build on the hosts; VMs start on the first")
     up.add_argument("--accel", choices=("auto", "tcg", "kvm"), default="auto", help="auto: ask by booting a host once")
-    up.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help="for a host, and for its VMs, to come")
+    up.add_argument("--tick", type=int, default=0, metavar="US", help="period of the guests' counters in microseconds")
+    up.add_argument(
+        "--limit", type=float, default=600.0, metavar="SECONDS", help="for a host, and for its VMs, to come"
+    )
     up.set_defaults(command=_up)
 
     commands.add_parser("down", help="end everything, leave nothing").set_defaults(command=_down)

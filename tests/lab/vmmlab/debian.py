@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packages of Debian 13 for the lab's kernels, fetched with apt's own trust but without touching the machine's set-up."""
+"""Packages of Debian 13 for the lab's kernels, with apt's trust but apart from the machine's apt set-up."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ KERNEL_ARGUMENTS = (
     "systemd.show_status=false"
 )
 ACCELERATORS = {
-    "tcg": ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"],
+    "tcg": ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off"],
     "kvm": ["-accel", "kvm", "-cpu", "host"],
 }
 

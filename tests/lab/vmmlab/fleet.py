@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .progress import LabError, Progress
 from .rootfs import get_rootfs
 from .ssh import SshAccess, free_port, make_key
 from .verify import look_at_host
+from .vmspec import PACES, Pace
 
 IMAGES_KEPT = 4
 START_TRIES = 3
@@ -45,6 +46,7 @@ class Plan:
     outer_qemu: Path
     artifacts: list[Path]
     accelerator: str  # "auto", "tcg" or "kvm"
+    tick_us: int  # period of the guests' counters, 0: what the accelerator can bear
     limit_s: float
 
 
@@ -55,7 +57,7 @@ class Fleet:
         self.state = state.resolve()
         self._progress = progress
         self._control: Path | None = None
-        self._accelerator = ""
+        self._pace = PACES["tcg"]
         self.hosts: list[Host] = []
 
     @property
@@ -69,7 +71,7 @@ class Fleet:
         except FileNotFoundError:
             raise LabError(f"no lab is up in {self.state}: start one with `lab.py up`") from None
         self._control = Path(data["control"])
-        self._accelerator = data["accelerator"]
+        self._pace = Pace(**data["pace"])
         self.hosts = [self._host_from(entry) for entry in data["hosts"]]
         return self
 
@@ -120,7 +122,9 @@ class Fleet:
         accelerator = plan.accelerator
         if accelerator == "auto":
             accelerator = choose_accelerator(cache, outer, image, self._progress)
-        self._accelerator = accelerator
+        self._pace = PACES[accelerator]
+        if plan.tick_us:
+            self._pace = replace(self._pace, tick_us=plan.tick_us)
         return Emulator(outer, accelerator), image
 
     def _create_state(self, plan: Plan) -> str:
@@ -152,7 +156,9 @@ class Fleet:
             return
         for vm in look_at_host(host, with_disk=False, wait_s=limit_s):
             if not vm["counting"]:
-                log = host.access.run(f"journalctl -n 20 --no-pager -u vmm-lab-vm@{vm['vm']}; tail -5 /var/log/vmm-lab/*")
+                log = host.access.run(
+                    f"journalctl -n 20 --no-pager -u vmm-lab-vm@{vm['vm']}; tail -5 /var/log/vmm-lab/*"
+                )
                 raise LabError(f"{host.name}: VM {vm['vm']} does not count: {vm['problems']}\n{log.stdout}")
         self._progress.say(f"{host.name}: its VMs count and write")
 
@@ -215,12 +221,12 @@ class Fleet:
             self._control / name,
         )
         process = ProcessId(*entry["process"]) if entry.get("process") else None
-        return Host(name, self.state / name, entry["vms"], entry["rack"], access, process)
+        return Host(name, self.state / name, entry["vms"], entry["rack"], self._pace, access, process)
 
     def _save(self) -> None:
         data = {
             "control": str(self._control),
-            "accelerator": self._accelerator,
+            "pace": vars(self._pace),
             "hosts": [host.to_dict() for host in self.hosts],
         }
         new = self.state / "state.json.new"

@@ -7,7 +7,6 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from .image import HostImage
 from .process import ProcessId, find_by_argument, identify
 from .progress import LabError, Progress
 from .ssh import SshAccess, banner, free_port, make_key
-from .vmspec import VmSpec
+from .vmspec import Pace, VmSpec
 
-BANNER_TRY_S = 5.0
+BANNER_TRY_S = 15.0
 STOP_GRACE_S = 5.0
 
 
@@ -32,12 +31,13 @@ class Host:
     folder: Path
     vm_count: int
     rack: str
+    pace: Pace
     access: SshAccess
     process: ProcessId | None = None
 
     @property
     def vms(self) -> list[VmSpec]:
-        return [VmSpec(self.name, index) for index in range(1, self.vm_count + 1)]
+        return [VmSpec(self.name, index, self.pace) for index in range(1, self.vm_count + 1)]
 
     @property
     def console(self) -> Path:
@@ -49,7 +49,13 @@ class Host:
 
     def to_dict(self) -> dict[str, Any]:
         process = self.process and [self.process.pid, self.process.start_ticks]
-        return {"name": self.name, "vms": self.vm_count, "rack": self.rack, "port": self.access.port, "process": process}
+        return {
+            "name": self.name,
+            "vms": self.vm_count,
+            "rack": self.rack,
+            "port": self.access.port,
+            "process": process,
+        }
 
     # ---- starting ----------------------------------------------------------------------------------------------
 
@@ -92,18 +98,15 @@ class Host:
     def wait_for_ssh(self, limit_s: float, progress: Progress) -> None:
         """Until the host's ssh server greets and lets the lab in. Raises LabError with the console's end."""
         deadline = time.monotonic() + limit_s
-        self._until(deadline, "ssh greeting", progress, lambda: bool(banner(self.access.port, BANNER_TRY_S)))
+        while not banner(self.access.port, BANNER_TRY_S):
+            if not self.alive():
+                raise LabError(f"{self.name}: the emulator ended before ssh answered\n{self.console_tail()}")
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name}: no ssh within {limit_s:.0f} s\n{self.console_tail()}")
+            progress.say(f"{self.name}: still booting")
         done = self.access.run("true", timeout_s=max(30.0, deadline - time.monotonic()))
         if done.returncode != 0:
             raise LabError(f"{self.name}: ssh greets but refuses: {done.stderr.strip()}\n{self.console_tail()}")
-
-    def _until(self, deadline: float, what: str, progress: Progress, condition: Callable[[], bool]) -> None:
-        while not condition():
-            if not self.alive():
-                raise LabError(f"{self.name}: the emulator ended while waiting for its {what}\n{self.console_tail()}")
-            if time.monotonic() > deadline:
-                raise LabError(f"{self.name}: no {what} in time\n{self.console_tail()}")
-            progress.say(f"{self.name}: still waiting for its {what}")
 
     # ---- looking and ending ------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ UNWANTED_UNITS = """
     systemd-pstore.service systemd-random-seed.service systemd-network-generator.service
     systemd-networkd-wait-online.service systemd-update-utmp-runlevel.service systemd-firstboot.service
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
-    getty@tty1.service serial-getty@ttyS0.service systemd-hwdb-update.service
+    systemd-logind.service getty@tty1.service serial-getty@ttyS0.service systemd-hwdb-update.service
 """.split()
 
 
@@ -120,7 +120,7 @@ def _add_system(root: Path, modules: Path, release: str) -> None:
     )
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    (root / "etc/fstab").write_text("/dev/vda / ext4 noatime 0 0\n")
+    (root / "etc/fstab").write_text("")  # the initial root has mounted all there is
     _add_user(root)
     for unused in (root / "boot", root / "var/cache/apt"):
         shutil.rmtree(unused, ignore_errors=True)

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+REFUSED_PAUSE_S = 0.5
+
 
 @dataclass(frozen=True)
 class SshAccess:
@@ -26,7 +28,7 @@ class SshAccess:
             "UserKnownHostsFile": self.known_hosts,
             "GlobalKnownHostsFile": "/dev/null",
             "IdentitiesOnly": "yes",
-            "PasswordAuthentication": "no",
+            "BatchMode": "yes",
             "ConnectTimeout": "30",
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "4",
@@ -68,15 +70,20 @@ def free_port() -> int:
 
 
 def banner(port: int, limit_s: float) -> str:
-    """The greeting of the ssh server, or "" when there is none within ``limit_s``.
+    """The greeting of the ssh server; "" when there is none within ``limit_s``.
 
-    QEMU accepts connections before the host has a server, so that a connection alone means nothing.
+    QEMU accepts connections before the host has a server, so that a connection alone means nothing: it is kept until
+    the server speaks, and made anew when the host refuses it.
     """
     deadline = time.monotonic() + limit_s
-    try:
-        with socket.create_connection(("127.0.0.1", port), limit_s) as stream:
-            stream.settimeout(max(0.1, deadline - time.monotonic()))
-            data = stream.recv(64)
-    except OSError:
-        return ""
-    return data.decode(errors="replace").strip() if data.startswith(b"SSH-2.0") else ""
+    while (left_s := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection(("127.0.0.1", port), left_s) as stream:
+                stream.settimeout(left_s)
+                data = stream.recv(64)
+        except OSError:
+            data = b""
+        if data.startswith(b"SSH-2.0"):
+            return data.decode(errors="replace").strip()
+        time.sleep(min(REFUSED_PAUSE_S, max(0.0, deadline - time.monotonic())))
+    return ""
