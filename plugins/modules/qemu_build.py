@@ -35,11 +35,14 @@ options:
       path:
         description: The same as a local file.
         type: path
+      debian_pool:
+        description: The same as a path below a Debian archive (C(pool/main/...)), from the mirrors that apt is set up with.
+        type: str
       directory:
         description: An unpacked source tree. It is copied, never changed.
         type: path
       sha256:
-        description: Digest of the file. Required for O(candidates[].url) and O(candidates[].path).
+        description: Digest of the file. Required unless it is O(candidates[].directory).
         type: str
   patches:
     description:
@@ -154,6 +157,7 @@ def main() -> None:
                 "options": {
                     "url": {"type": "str"},
                     "path": {"type": "path"},
+                    "debian_pool": {"type": "str"},
                     "directory": {"type": "path"},
                     "sha256": {"type": "str"},
                 },
@@ -184,7 +188,7 @@ def _build(module: AnsibleModule) -> dict[str, object]:
     progress = cache / "logs" / f"progress-{params['series']}.log"
     progress.parent.mkdir(parents=True, exist_ok=True)
     with open(progress, "w", encoding="utf-8", buffering=1) as stream:
-        builder = Builder(cache, dest, lambda line: print(line, file=stream))
+        builder = Builder(cache, dest, lambda line: stream.writelines((line, "\n")))
         plan = builder.plan(
             BuildSpec(
                 series=params["series"],

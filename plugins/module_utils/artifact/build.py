@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import Manifest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.sbom import write_sbom
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import (
@@ -34,7 +35,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
     apply_patches,
     obtain,
     read_series,
-    sha256_of,
     unpack,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
@@ -304,8 +304,7 @@ class _Shell:
                 text=True,
                 errors="replace",
             )
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in process.stdout or ():
                 log.write(line)
                 step = re.match(r"\[(\d+)/(\d+)\]", line)
                 if step and int(step[1]) * 10 // int(step[2]) > told:
@@ -383,7 +382,7 @@ def _find_firmware(directories: Sequence[Path]) -> dict[str, Path]:
 
 
 def _supply_missing_blobs(tree: Path) -> None:
-    """Put empty files where meson wants UEFI images to unpack that a stripped source does not have.
+    """Put empty files where meson wants UEFI images and device trees that a stripped source does not have.
 
     They are never installed: the prefix gets the firmware that is named in the build's inputs.
     """
@@ -392,6 +391,8 @@ def _supply_missing_blobs(tree: Path) -> None:
         image = tree / "pc-bios" / f"{name}.bz2"
         if not image.exists():
             image.write_bytes(bytes.fromhex("425a683917724538509000000000"))  # bzip2 of nothing
+    for source in (tree / "pc-bios" / "dtb").glob("*.dts"):
+        source.with_suffix(".dtb").touch()
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import Manifest
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import sha256_of
 
 
 def write_sbom(path: Path, manifest: Manifest, prefix: Path) -> None:

@@ -4,6 +4,7 @@
 """Sources of a build: fetched and verified, unpacked, patched. PRIVATE to the collection.
 
 A source is known by the SHA-256 of what it was fetched as (a directory: of its files), never by its version or address.
+Not for the engine, which outlives the module call and cannot use what Ansible brings.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import shutil
 import subprocess
 import tempfile
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.urls import open_url
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 Say = Callable[[str], None]
 _TIMEOUT_S = 60
-_CHUNK_BYTES = 1 << 20
 
 
 class SourceError(LiveUpgradeError):
@@ -34,24 +36,35 @@ class SourceError(LiveUpgradeError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One place a source may come from: exactly one of ``url``, ``path`` (tarball or .dsc) and ``directory``."""
+    """One place a source may come from: exactly one of ``url``, ``path``, ``debian_pool`` and ``directory``.
+
+    All but the last name a tarball or a .dsc; ``debian_pool`` is a path below a Debian archive (``pool/main/...``), which is
+    looked for on the mirrors that this machine's apt uses.
+    """
 
     url: str | None = None
     path: str | None = None
+    debian_pool: str | None = None
     directory: str | None = None
     sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be verified. Raises ``SourceError``."""
-        if sum(place is not None for place in (self.url, self.path, self.directory)) != 1:
-            raise SourceError("a source is given by exactly one of url, path and directory")
+        if sum(place is not None for place in (self.url, self.path, self.debian_pool, self.directory)) != 1:
+            raise SourceError("a source is given by exactly one of url, path, debian_pool and directory")
         if self.directory is None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256 or ""):
             raise SourceError(f"source {self.name}: sha256 is required, 64 hex digits")
 
     @property
     def name(self) -> str:
         """File name or directory name, for people."""
-        return os.path.basename((self.url or self.path or self.directory or "").rstrip("/"))
+        return os.path.basename((self.url or self.path or self.debian_pool or self.directory or "").rstrip("/"))
+
+    def places(self) -> list[str]:
+        """Return the addresses or paths to try. Raises ``FileNotFoundError`` where apt knows no mirror."""
+        if self.debian_pool is not None:
+            return [f"{mirror}/{self.debian_pool}" for mirror in debian_mirrors()]
+        return [self.url or str(Path(self.path or "").resolve())]
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,23 @@ def obtain(candidates: Sequence[Candidate], cache: Path, say: Say) -> Source:
         say(f"source: {source.name} sha256 {source.sha256}")
         return source
     raise SourceError(f"no source can be had: {'; '.join(missing) or 'no candidate was given'}")
+
+
+def debian_mirrors() -> list[str]:
+    """Return the Debian archives that this machine's apt is set up with. Raises ``FileNotFoundError`` when there are none.
+
+    Indexes need not have been fetched.
+    """
+    try:
+        shown = subprocess.run(
+            ["apt-get", "--print-uris", "update"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    except OSError as exc:
+        raise FileNotFoundError("this machine has no apt") from exc
+    mirrors = dict.fromkeys(re.findall(r"^'(https?://\S+?)/dists/", shown.stdout, re.MULTILINE))
+    if not mirrors:
+        raise FileNotFoundError("apt is set up with no mirror that is reached by http")
+    return list(mirrors)
 
 
 def unpack(source: Source, target: Path) -> None:
@@ -143,28 +173,27 @@ def apply_patches(patches: Sequence[Patch], tree: Path) -> None:
             raise SourceError(f"patch {patch.name} does not apply: {exc}") from exc
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _obtain_one(candidate: Candidate, cache: Path, say: Say) -> Source:
     if candidate.directory is not None:
         directory = Path(candidate.directory)
         if not (directory / "configure").is_file():
             raise SourceError(f"{directory} is not a QEMU source tree: it has no configure")
         return Source(candidate.name, _sha256_of_tree(directory), (), directory)
-    assert candidate.sha256 is not None
-    place = candidate.url or str(Path(candidate.path or "").resolve())
-    first = _verified(place, candidate.sha256, cache, say)
+    missing = []
+    for place in candidate.places():
+        try:
+            return _obtain_from(place, candidate, cache, say)
+        except FileNotFoundError as exc:
+            missing.append(f"{place}: {exc}")
+    raise FileNotFoundError("; ".join(missing))
+
+
+def _obtain_from(place: str, candidate: Candidate, cache: Path, say: Say) -> Source:
+    first = _verified(place, str(candidate.sha256), cache, say)
     if not place.endswith(".dsc"):
-        return Source(candidate.name, candidate.sha256, (first,))
+        return Source(candidate.name, str(candidate.sha256), (first,))
     parts = [_verified(f"{os.path.dirname(place)}/{name}", digest, cache, say) for name, digest in _parts_of(first)]
-    return Source(candidate.name, candidate.sha256, tuple(parts))
+    return Source(candidate.name, str(candidate.sha256), tuple(parts))
 
 
 def _parts_of(dsc: Path) -> list[tuple[str, str]]:
@@ -207,7 +236,8 @@ def _fetch(place: str, stream: Any, say: Say) -> None:
         raise SourceError(f"{place}: only http and https are fetched")
     say(f"fetching {place}")
     try:
-        with urllib.request.urlopen(place, timeout=_TIMEOUT_S) as response:  # noqa: S310 - the scheme was checked
+        # What is verified is what the server has: nothing is unpacked on the way.
+        with open_url(place, timeout=_TIMEOUT_S, decompress=False) as response:
             shutil.copyfileobj(response, stream)
     except urllib.error.HTTPError as exc:
         if exc.code in (404, 410):

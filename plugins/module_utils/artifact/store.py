@@ -21,14 +21,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import (
     BUILD_ID,
     Manifest,
     ManifestError,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.signature import verify_signature
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 BINARY = "bin/qemu-system-x86_64"
@@ -193,9 +194,7 @@ def verify_artifact(artifact: Path, sha256: str | None = None, allowed_signers: 
         with tarfile.open(artifact) as archive:
             for member in archive:
                 _check_member(artifact, member)
-            stream = archive.extractfile("manifest.json")
-            assert stream is not None
-            manifest = Manifest.from_dict(json.loads(stream.read()))
+            manifest = Manifest.from_dict(json.loads(_open_member(artifact, archive, "manifest.json").read()))
     except (tarfile.TarError, KeyError, EOFError, ValueError) as exc:
         raise StoreError(f"{artifact.name} is refused: it is not an artifact of this collection ({exc})") from exc
     if manifest.architecture != platform.machine():
@@ -248,6 +247,14 @@ def _check_member(artifact: Path, member: tarfile.TarInfo) -> None:
         raise StoreError(f"{artifact.name} is refused: its member {member.name!r} is not a plain file in a safe place")
 
 
+def _open_member(artifact: Path, archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
+    stream = archive.extractfile(member)
+    if stream is None:
+        name = member if isinstance(member, str) else member.name
+        raise StoreError(f"{artifact.name} is refused: its member {name!r} is not a file")
+    return stream
+
+
 def _extract(artifact: Path, target: Path) -> None:
     with tarfile.open(artifact) as archive:
         for member in archive:
@@ -257,10 +264,8 @@ def _extract(artifact: Path, target: Path) -> None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            source = archive.extractfile(member)
-            assert source is not None
             with open(path, "xb") as stream:
-                shutil.copyfileobj(source, stream)
+                shutil.copyfileobj(_open_member(artifact, archive, member), stream)
             path.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 

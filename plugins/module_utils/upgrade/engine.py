@@ -223,7 +223,7 @@ def _write_json(path: Path, value: Any) -> None:
 def main(argv: list[str]) -> int:
     """Entry point of the engine image: ``engine.pyz run TRANSACTION_DIR``."""
     if len(argv) != 3 or argv[1] != "run":
-        print("usage: engine.pyz run TRANSACTION_DIR", file=sys.stderr)
+        sys.stderr.write("usage: engine.pyz run TRANSACTION_DIR\n")
         return 2
     Engine(Path(argv[2])).run()
     return 0

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact import source as source_module
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import (
     Candidate,
     SourceError,
     apply_patches,
+    debian_mirrors,
     obtain,
     read_series,
     unpack,
@@ -65,7 +67,51 @@ def test_first_candidate_that_is_there_is_taken(pool: tuple[Path, str], tmp_path
     )
 
     assert (source.name, source.sha256) == ("qemu-2.tar.xz", digest)
-    assert any("qemu-3.tar.xz is not there: 404" in line for line in said)
+    assert f"source qemu-3.tar.xz is not there: {address}/qemu-3.tar.xz: 404 File not found" in said
+
+
+def test_debian_pool_is_looked_for_on_every_mirror(
+    pool: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, address = pool
+    (directory / "second" / "pool").mkdir(parents=True)
+    digest = _tarball(directory / "second" / "pool" / "qemu.tar.xz", {"VERSION": "2"})
+    monkeypatch.setattr(source_module, "debian_mirrors", lambda: [f"{address}/first", f"{address}/second"])
+
+    source = obtain([Candidate(debian_pool="pool/qemu.tar.xz", sha256=digest)], tmp_path / "cache", lambda _line: None)
+
+    assert (source.name, source.sha256) == ("qemu.tar.xz", digest)
+
+
+APT = """#!/bin/sh
+[ "$*" = "--print-uris update" ] || exit 9
+echo "'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_debian_dists_bookworm_InRelease 0 "
+echo "'http://mirror.example/debian/dists/bookworm-updates/InRelease' mirror.example_updates_InRelease 0 "
+echo "'https://mirror.example/debian-security/dists/bookworm-security/InRelease' mirror.example_security_InRelease 0 "
+"""
+
+
+@pytest.mark.parametrize(
+    ("apt", "mirrors"),
+    [
+        pytest.param(APT, ["http://mirror.example/debian", "https://mirror.example/debian-security"], id="some"),
+        pytest.param("#!/bin/sh\n", "with no mirror", id="none"),
+        pytest.param(None, "no apt", id="no-apt"),
+    ],
+)
+def test_mirrors_are_those_of_apt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apt: str | None, mirrors: list[str] | str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if apt is not None:
+        (tmp_path / "apt-get").write_text(apt)
+        (tmp_path / "apt-get").chmod(0o755)
+
+    if isinstance(mirrors, list):
+        assert debian_mirrors() == mirrors
+    else:
+        with pytest.raises(FileNotFoundError, match=mirrors):
+            debian_mirrors()
 
 
 def test_wrong_digest_is_an_error_and_not_kept(pool: tuple[Path, str], tmp_path: Path) -> None:
@@ -97,6 +143,7 @@ def test_changed_cache_is_noticed(tmp_path: Path) -> None:
     [
         ({"url": "https://example.org/q.tar.xz"}, "sha256 is required"),
         ({"path": "/q.tar.xz", "sha256": "abc"}, "sha256 is required"),
+        ({"debian_pool": "pool/main/q/qemu/q.tar.xz"}, "sha256 is required"),
         ({}, "exactly one of"),
         ({"url": "https://example.org/q", "path": "/q", "sha256": "0" * 64}, "exactly one of"),
     ],

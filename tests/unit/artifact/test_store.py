@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore, StoreError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.tests.unit.artifact.conftest import SCRIPT, MakeArtifact, member
+from ansible_collections.vmm.live_upgrade.tests.unit.artifact.conftest import SCRIPT, MakeArtifact, member, write_tar
 
 FIRST, SECOND, THIRD = (f"qemu-11.1.1-{number:016x}" for number in (1, 2, 3))
 
@@ -71,6 +71,13 @@ def test_hostile_members_are_refused(
     with pytest.raises(StoreError, match="not a plain file in a safe place"):
         store.stage(make_artifact(extra=[hostile]))
     assert _left_behind(tmp_path) == []
+
+
+def test_directory_for_a_manifest_is_refused(store: BuildStore, tmp_path: Path) -> None:
+    artifact = write_tar(tmp_path / f"{FIRST}.tar.gz", [member("manifest.json", type=tarfile.DIRTYPE, mode=0o755)])
+
+    with pytest.raises(StoreError, match="its member 'manifest.json' is not a file"):
+        store.stage(artifact)
 
 
 @pytest.mark.parametrize(
