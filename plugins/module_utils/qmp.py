@@ -199,9 +199,9 @@ class QmpClient:
         except BlockingIOError:
             return
         except OSError as exc:
-            raise QmpDeadError(f"{self._label}: {os.strerror(exc.errno or errno.EIO)}") from exc
+            raise self._dead(exc) from exc
         if not data:
-            raise QmpDeadError(f"{self._label}: QEMU closed the connection")
+            raise self._dead()
         self._buffer += data
 
     def _send(self, data: bytes, deadline: float) -> None:
@@ -212,7 +212,16 @@ class QmpClient:
                 if not select.select([], [self._sock], [], max(0.0, deadline - time.monotonic()))[1]:
                     raise QmpTimeoutError(f"{self._label}: does not take commands") from None
             except OSError as exc:
-                raise QmpDeadError(f"{self._label}: {os.strerror(exc.errno or errno.EIO)}") from exc
+                raise self._dead(exc) from exc
+
+    def _dead(self, exc: OSError | None = None) -> QmpDeadError:
+        """The error for a connection that ended (``exc``: as what, if not as an end of file).
+
+        Whether a closed connection is met as end of file, EPIPE or ECONNRESET depends on what was under way; it is one case.
+        """
+        if exc is None or isinstance(exc, (BrokenPipeError, ConnectionResetError)):
+            return QmpDeadError(f"{self._label}: QEMU closed the connection")
+        return QmpDeadError(f"{self._label}: {os.strerror(exc.errno or errno.EIO)}")
 
 
 def _event(message: dict[str, Any]) -> QmpEvent:

@@ -124,8 +124,25 @@ def test_socket_nobody_serves_is_dead(tmp_path: Path) -> None:
 
 def test_peer_that_closes_is_dead(monitor: Monitor) -> None:
     monitor.serve(_greet)
-    with QmpClient.connect(monitor.path) as client, pytest.raises(QmpDeadError, match="closed|reset"):
+    with QmpClient.connect(monitor.path) as client, pytest.raises(QmpDeadError, match="QEMU closed the connection"):
         client.execute("query-status", timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("sent_before", "use"),
+    [
+        pytest.param(b"", QmpClient.drain_events, id="end-of-file"),
+        pytest.param(b"unread", QmpClient.drain_events, id="reset"),
+        pytest.param(b"", lambda client: client.execute("query-status"), id="broken-pipe"),
+    ],
+)
+def test_closed_connection_is_told_alike_however_it_shows(sent_before: bytes, use: Callable[[QmpClient], Any]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.sendall(sent_before)
+    theirs.close()
+    with QmpClient(ours, "vm1", timeout_s=1) as client:
+        with pytest.raises(QmpDeadError, match="^vm1: QEMU closed the connection$"):
+            use(client)
 
 
 @pytest.mark.parametrize("words", [b"SSH-2.0-x\n", b'["list"]\n', b'{"hello": 1}\n'], ids=["text", "list", "object"])
