@@ -5,18 +5,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-from pathlib import Path
-from typing import Any
-
-from ansible.plugins.callback import CallbackBase
-
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
-
 DOCUMENTATION = """
 name: progress
 type: aggregate
@@ -30,6 +18,18 @@ description:
 requirements:
   - Enable it with C(callbacks_enabled = vmm.live_upgrade.progress) in ansible.cfg.
 """
+
+import atexit
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships no types
