@@ -40,9 +40,7 @@ sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *arguments]))
 
 def main() -> int:
     collection = install(build(), WORK)
-    # Not shipped, but what ansible-test reads: the Python versions that modules support, and exceptions.
-    shutil.copytree(ROOT / "tests" / "sanity", collection / "tests" / "sanity", dirs_exist_ok=True)
-    shutil.copy2(ROOT / "tests" / "config.yml", collection / "tests" / "config.yml")
+    _provide_settings(collection / "tests")
     _provide_get_pip()
     values = environment(
         HOME=str(HOME),
@@ -55,6 +53,14 @@ def main() -> int:
         values.pop(name)
     command = ["ansible-test", "sanity", "--color", "no", "--requirements", *sys.argv[1:]]
     return subprocess.run(command, cwd=collection, env=values, check=False).returncode
+
+
+def _provide_settings(target: Path) -> None:
+    """Not shipped, but what ansible-test reads: the Python versions that modules support, and exceptions, if any."""
+    target.mkdir(exist_ok=True)
+    shutil.copy2(ROOT / "tests" / "config.yml", target / "config.yml")
+    if (exceptions := ROOT / "tests" / "sanity").is_dir():
+        shutil.copytree(exceptions, target / "sanity", dirs_exist_ok=True)
 
 
 def _provide_get_pip() -> None:
