@@ -10,25 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import file_sha256
+from .mirrors import source_lines
 from .progress import LabError, Progress
 
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITE = "trixie"
-SOURCES = f"""\
-Types: deb
-URIs: http://deb.debian.org/debian
-Suites: {SUITE} {SUITE}-updates
-Components: main
-Architectures: amd64
-Signed-By: {KEYRING}
-
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: {SUITE}-security
-Components: main
-Architectures: amd64
-Signed-By: {KEYRING}
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class PrivateApt:
         for name in ("lists/partial", "cache/archives/partial", "etc"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        (folder / "lab.sources").write_text(SOURCES)
+        (folder / "lab.list").write_text("".join(f"{line}\n" for line in source_lines(SUITE)))
 
     def update(self) -> None:
         """Fetch and verify the indexes. Raises LabError when apt says no."""
@@ -106,7 +91,7 @@ class PrivateApt:
         f = self._folder
         return [
             "-o", f"Dir::State={f}", "-o", f"Dir::State::Lists={f}/lists", "-o", f"Dir::State::status={f}/status",
-            "-o", f"Dir::Cache={f}/cache", "-o", f"Dir::Etc::sourcelist={f}/lab.sources",
+            "-o", f"Dir::Cache={f}/cache", "-o", f"Dir::Etc::sourcelist={f}/lab.list",
             "-o", f"Dir::Etc::sourceparts={f}/etc", "-o", f"Dir::Etc::preferencesparts={f}/etc",
             "-o", "APT::Architecture=amd64", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3",
         ]  # fmt: skip

@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 from .cache import Cache
+from .mirrors import source_lines
 from .progress import LabError, Progress
 
+SUITE = "bookworm"
 PACKAGES = """
     systemd-sysv udev dbus kmod openssh-server python3 iproute2 iputils-ping procps socat util-linux e2fsprogs
     libaio1 liburing2 libfdt1 libglib2.0-0 libseccomp2 libslirp0 libpixman-1-0 libnuma1 libcap-ng0 zlib1g libzstd1
@@ -29,8 +31,9 @@ def get_rootfs(cache: Cache, progress: Progress) -> Path:
             "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
             "--include=" + ",".join(PACKAGES),
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
-            "bookworm",
+            SUITE,
             str(folder / "root.tar"),
+            *source_lines(SUITE),
         ]
         try:
             done = subprocess.run(command, capture_output=True, text=True)
@@ -39,5 +42,5 @@ def get_rootfs(cache: Cache, progress: Progress) -> Path:
         if done.returncode != 0:
             raise LabError("mmdebstrap failed:\n" + "\n".join(done.stderr.splitlines()[-15:]))
 
-    material = {"format": 1, "suite": "bookworm", "packages": PACKAGES, "left_out": LEFT_OUT}
+    material = {"format": 1, "suite": SUITE, "packages": PACKAGES, "left_out": LEFT_OUT}
     return cache.entry("rootfs", material, build) / "root.tar"
