@@ -16,7 +16,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -302,8 +301,7 @@ def _unpacked(artifact: Path, folder: Path) -> Path:
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder))
-        with tarfile.open(artifact) as archive:
-            archive.extractall(temporary, filter="tar")
+        subprocess.run(["tar", "-C", temporary, "-xzf", artifact], check=True)
         try:
             temporary.rename(target)
         except OSError:

@@ -34,8 +34,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like, start_ticks
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 
-PRIVATE_MONITOR_ID = "vmm-live-upgrade-mon"
 _CAPABILITIES = {"return-path", "events"}
 _SOURCE_SETTLES_S = 30.0
 _UNRESPONSIVE_S = 5.0
@@ -190,13 +190,13 @@ class CprTransfer:
             first = max(descriptors, default=2) + 1
             numbers = {first: cpr.fileno(), first + 1: monitor.fileno()}
             channel = {"channel-type": "cpr", "addr": {"transport": "socket", "type": "fd", "str": str(first)}}
-            chardev = f"socket,id={PRIVATE_MONITOR_ID},fd={first + 1},server=on,wait=off"
+            chardev = f"socket,id={PRIVATE_MONITOR},fd={first + 1},server=on,wait=off"
             self._target_pid = spawn_like(
                 self._source_pid,
                 [
                     *argv,
                     *("-S", "-incoming", f"unix:{self._main_path}", "-incoming", json.dumps(channel)),
-                    *("-chardev", chardev, "-mon", f"chardev={PRIVATE_MONITOR_ID},mode=control"),
+                    *("-chardev", chardev, "-mon", f"chardev={PRIVATE_MONITOR},mode=control"),
                 ],
                 {**descriptors, **numbers},
                 self._log_path,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import devices, mechanisms, monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse, parse_keyval
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.monitor import Answers
@@ -153,6 +154,8 @@ def _declared_monitors(
             yield kind, _character_device(option.value or "", chardevs)
         elif option.name == "mon":
             fields = devices.fields_of(option, "chardev")
+            if fields.get("chardev", "").startswith(PRIVATE_MONITOR):
+                continue  # over it a hand-over was driven; of no use any more once the VM runs
             kind = "qmp" if fields.get("mode") == "control" else "hmp"
             yield kind, chardevs.get(fields.get("chardev", ""), {"backend": "unknown"})
 

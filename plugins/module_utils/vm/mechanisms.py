@@ -20,6 +20,7 @@ OLDEST_CPR = (10, 2)
 # Before this a target that dies early takes a source with VFIO devices with it.
 OLDEST_CPR_VFIO = (11, 0)
 _VFIO = re.compile(r"vfio-.*")
+_NICS_OF_ONE_PROCESS = ("vhost-user", "vhost-vdpa", "vde", "l2tpv3", "af-xdp", "passt")
 _MIGRATION_IDLE = {None, "none", "completed", "failed", "cancelled"}
 # QEMU lists the obstacles to the mode that is set, which is "normal" as a rule. These do not matter to CPR, because the
 # new process opens the same files and devices on the same host.
@@ -41,7 +42,7 @@ class Obstacle:
 
 def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     """Return mechanism → whether ``vm`` can be moved by it, and why not."""
-    transfer = cpr_transfer_obstacles(vm, options)
+    transfer = [*cpr_transfer_obstacles(vm), *command_obstacles(vm, options)]
     execute = [*transfer, *_sandbox_obstacles(options)]
     migration = [*_state_obstacles(vm), *_local_migration_obstacles(vm)]
     return {
@@ -53,16 +54,26 @@ def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     }
 
 
-def cpr_transfer_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
-    """Return why ``cpr-transfer`` cannot move ``vm``; empty when it can."""
+def cpr_transfer_obstacles(vm: Vm) -> list[Obstacle]:
+    """Return why ``cpr-transfer`` cannot move ``vm``, whatever its new command line is; empty when it can."""
     return [
         *_state_obstacles(vm),
         *_version_obstacles(vm),
         *_ram_obstacles(vm.ram_blocks),
         *_device_obstacles(vm),
         *_blocker_obstacles(vm),
-        *_listener_obstacles(options),
     ]
+
+
+def command_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
+    """Return what two processes cannot have at once, as far as the command line tells.
+
+    ``recreate.plan_command`` knows more, but has to ask the VM and needs a build.
+    """
+    found = _listeners(options)
+    found += [f"-netdev {nic.backend},id={nic.id}" for nic in vm.nics if nic.backend in _NICS_OF_ONE_PROCESS]
+    message = "two processes cannot have this at once: {}"
+    return [Obstacle("command-not-recreatable", message.format(", ".join(found)))] if found else []
 
 
 def _mechanism(obstacles: list[Obstacle], terms: list[str]) -> Mechanism:
@@ -135,10 +146,6 @@ def _device_obstacles(vm: Vm) -> list[Obstacle]:
                 obstacles.append(Obstacle("vfio-too-old", message))
         else:
             obstacles.append(Obstacle("device-not-coverable", f"{who} cannot be handed to another process"))
-    for nic in vm.nics:
-        if nic.backend in ("vhost-user", "vhost-vdpa", "vde", "l2tpv3", "af-xdp", "passt"):
-            message = f"the network back end {nic.id} ({nic.backend}) cannot be handed to another process"
-            obstacles.append(Obstacle("device-not-coverable", message))
     return obstacles
 
 
@@ -151,7 +158,7 @@ def _blocker_obstacles(vm: Vm) -> list[Obstacle]:
     return [Obstacle("migration-blocked", f"QEMU says: {reason}") for reason in relevant]
 
 
-def _listener_obstacles(options: list[Option]) -> list[Obstacle]:
+def _listeners(options: list[Option]) -> list[str]:
     found = [f"-{option.name} {option.value}" for option in named(options, "vnc", "spice") if option.value != "none"]
     found += [f"-display {option.value}" for option in named(options, "display") if _serves(option.value or "")]
     found += ["-s" if option.name == "s" else f"-gdb {option.value}" for option in named(options, "s", "gdb")]
@@ -162,8 +169,7 @@ def _listener_obstacles(options: list[Option]) -> list[Obstacle]:
             found.append(f"-{option.name} user,hostfwd=...")
         if fields.get("type") in ("socket", "stream", "dgram") and ("listen" in fields or fields.get("server") == "on"):
             found.append(f"-{option.name} {fields['type']},...")
-    message = "the process listens on what the new one would need at the same time: {}"
-    return [Obstacle("listener-not-coverable", message.format(", ".join(found)))] if found else []
+    return found
 
 
 def _serves(display: str) -> bool:

@@ -101,7 +101,7 @@ def _try_endpoint(pid: int, path: str, answers: Answers) -> QmpEndpoint:
         with connect(pid, path) as client:
             if not answers.asked:
                 answers.asked = True
-                _put_questions(client, answers)
+                put_questions(client, answers)
     except QmpBusyError:
         return QmpEndpoint(
             path, "busy", "connected, but not greeted: another client holds it, or QEMU does not respond"
@@ -113,7 +113,7 @@ def _try_endpoint(pid: int, path: str, answers: Answers) -> QmpEndpoint:
     return QmpEndpoint(path, "ok", "")
 
 
-def _put_questions(client: QmpClient, answers: Answers) -> None:
+def put_questions(client: QmpClient, answers: Answers) -> None:
     deadline = time.monotonic() + TOTAL_S
     for question, (command, arguments) in _QUESTIONS.items():
         try:

@@ -82,7 +82,10 @@ def test_vm_that_runs_the_build_already(world: World, qemu_new: Path) -> None:
         pytest.param({"qmp": ()}, {"qmp-missing"}, id="no-monitor"),
         pytest.param({"extra": ["-incoming", "defer"]}, {"half-moved"}, id="incoming"),
         pytest.param({"extra": ["-S"]}, {"vm-not-running"}, id="never-started"),
-        pytest.param({"extra": ["-vnc", "127.0.0.1:77"]}, {"listener-not-coverable"}, id="vnc"),
+        pytest.param({"extra": ["-vnc", "127.0.0.1:77"]}, {"option-refused"}, id="vnc"),
+        pytest.param(
+            {"extra": ["-vnc", "127.0.0.1:78"], "qmp": ()}, {"command-not-recreatable"}, id="vnc-without-monitor"
+        ),
     ],
 )
 def test_refuses_a_vm_for_how_it_was_started(world: World, options: dict[str, Any], expected: set[str]) -> None:

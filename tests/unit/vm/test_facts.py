@@ -209,7 +209,7 @@ def test_passthrough_devices() -> None:
             {"passthrough": [Passthrough("u", "usb-host", "", False)]}, [], "device-not-coverable", id="usb-host"
         ),
         pytest.param(
-            {"nics": [Nic("n", "vhost-user", None, None, None, False)]}, [], "device-not-coverable", id="vhost-user"
+            {"nics": [Nic("n", "vhost-user", None, None, None, False)]}, [], "command-not-recreatable", id="vhost-user"
         ),
         pytest.param({"migration_blockers": ["virgl is not yet migratable"]}, [], "migration-blocked", id="blocker"),
         pytest.param(
@@ -219,16 +219,17 @@ def test_passthrough_devices() -> None:
             id="blocker-of-other-modes",
         ),
         pytest.param({}, ["-vnc", "none"], None, id="vnc-none"),
-        pytest.param({}, ["-vnc", ":1"], "listener-not-coverable", id="vnc"),
-        pytest.param({}, ["-display", "vnc=:1"], "listener-not-coverable", id="display-vnc"),
-        pytest.param({}, ["-s"], "listener-not-coverable", id="gdb"),
-        pytest.param({}, ["-nic", "user,hostfwd=tcp::22-:22"], "listener-not-coverable", id="hostfwd"),
-        pytest.param({}, ["-netdev", "stream,id=n,server=on"], "listener-not-coverable", id="stream"),
+        pytest.param({}, ["-vnc", ":1"], "command-not-recreatable", id="vnc"),
+        pytest.param({}, ["-display", "vnc=:1"], "command-not-recreatable", id="display-vnc"),
+        pytest.param({}, ["-s"], "command-not-recreatable", id="gdb"),
+        pytest.param({}, ["-nic", "user,hostfwd=tcp::22-:22"], "command-not-recreatable", id="hostfwd"),
+        pytest.param({}, ["-netdev", "stream,id=n,server=on"], "command-not-recreatable", id="stream"),
         pytest.param({}, ["-sandbox", "on,spawn=deny"], None, id="sandbox-does-not-hinder-a-spawner-outside"),
     ],
 )
 def test_what_speaks_against_cpr_transfer(values: dict[str, Any], words: list[str], code: str | None) -> None:
-    obstacles = mechanisms.cpr_transfer_obstacles(vm(**values), options(*words))
+    subject, given = vm(**values), options(*words)
+    obstacles = mechanisms.cpr_transfer_obstacles(subject) + mechanisms.command_obstacles(subject, given)
 
     assert [obstacle.code for obstacle in obstacles] == ([code] if code else [])
 

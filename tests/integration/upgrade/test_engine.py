@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whole transactions on this machine: staged artifacts, real QEMUs, a detached engine, its death and what comes after."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import read_journal
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
+from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import COUNTER_OFFSET, LocalQemu, QemuFactory
+
+MACHINE = "pc-q35-10.2"
+NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
+
+
+class Host:
+    """This machine as a host with both builds staged, and VMs whose names are this test's own."""
+
+    def __init__(self, directory: Path, builds: dict[str, str], start_qemu: QemuFactory, qemu_old: Path) -> None:
+        self.state_dir = directory / "state"
+        self.run_dir = Path(f"/tmp/vmm-{os.getpid()}-{time.monotonic_ns() % 10**6}")
+        self.old, self.new = builds["10.2"], builds["11.1"]
+        self._prefix = f"t{os.getpid()}-{time.monotonic_ns() % 10**6}"
+        self._start_qemu = start_qemu
+        self._qemu_old = qemu_old
+        self.vms: list[LocalQemu] = []
+
+    def start_vm(self, **options: Any) -> LocalQemu:
+        name = f"{self._prefix}-vm{len(self.vms) + 1}"
+        vm = self._start_qemu(name, binary=options.pop("binary", self._qemu_old), machine=MACHINE, **options)
+        self.vms.append(vm)
+        if options.get("shared_ram", True):
+            vm.wait_counting()
+        return vm
+
+    def request(self, **values: Any) -> UpgradeRequest:
+        names = [vm.name for vm in self.vms]
+        defaults: dict[str, Any] = {
+            "build_id": self.new,
+            "state_dir": str(self.state_dir),
+            "run_dir": str(self.run_dir),
+            "vms": names,
+            "downtime_budget_ms": 20000,
+            "probes": {name: {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}} for name in names},
+        }
+        return UpgradeRequest(**{**defaults, **values})
+
+    def upgrade(self, **values: Any) -> dict[str, dict[str, Any]]:
+        """Run a whole transaction and return the results by the name of the VM."""
+        transactions = Transactions(self.request(**values))
+        progress = transactions.run(transactions.find() or transactions.begin(), 120)
+        assert progress.result is not None, "the engine did not end"
+        assert progress.result["error"] is None, progress.result["error"]
+        return {vm["name"]: vm for vm in progress.result["vms"]}
+
+    def builds_run(self) -> list[str | None]:
+        return [plan.vm.build_id for plan in plan_host(self.request())]
+
+
+@pytest.fixture(scope="session")
+def builds() -> dict[str, Path]:
+    """The newest artifact of each series."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vmm-live-upgrade" / "artifacts"
+    newest = {}
+    for series in ("10.2", "11.1"):
+        found = sorted(cache.glob(f"qemu-{series}.*.tar.gz"), key=lambda path: path.stat().st_mtime)
+        assert found, f"no artifact of QEMU {series} in {cache}; make build-qemu"
+        newest[series] = found[-1]
+    return newest
+
+
+@pytest.fixture
+def host(tmp_path: Path, builds: dict[str, Path], start_qemu: QemuFactory) -> Iterator[Host]:
+    store = BuildStore(tmp_path / "state")
+    staged = {series: store.stage(artifact) for series, artifact in builds.items()}
+    ids = {series: build.manifest.build_id for series, build in staged.items()}
+    made = Host(tmp_path, ids, start_qemu, staged["10.2"].path / "bin" / "qemu-system-x86_64")
+    yield made
+    subprocess.run(["rm", "-rf", str(made.run_dir)], check=True)
+
+
+def test_vms_are_upgraded_measured_and_left_alone_the_second_time(host: Host) -> None:
+    for _ in range(2):
+        host.start_vm(extra=NIC)
+    counts = [vm.counter() for vm in host.vms]
+
+    results = host.upgrade(parallel=2)
+
+    for vm, before in zip(host.vms, counts):
+        result = results[vm.name]
+        assert result["outcome"] == "upgraded", result["error"]
+        assert (result["old_build_id"], result["new_build_id"]) == (host.old, host.new)
+        assert result["old_pid"] == vm.pid != result["new_pid"]
+        assert result["downtime_source"] == "guest-ram-word"
+        assert 0 < result["downtime_ms"] < result["total_ms"]
+        assert result["extra_memory_mib"] > 0 and result["cpu_s"] > 0
+        assert result["warnings"] == []
+        assert vm.wait_counting() > before
+        assert vm.process.wait(10) == -signal.SIGKILL
+        assert vm.execute("query-status")["status"] == "running"
+    assert host.builds_run() == [host.new] * 2
+    assert list(host.run_dir.rglob("*.sock")) == []
+    assert {result["outcome"] for result in host.upgrade().values()} == {"already"}
+
+
+def test_upgraded_vm_goes_back_to_the_build_before(host: Host) -> None:
+    vm = host.start_vm(extra=NIC)
+    host.upgrade()
+
+    result = host.upgrade(build_id=host.old)[vm.name]
+
+    assert (result["outcome"], result["new_build_id"]) == ("upgraded", host.old), result["error"]
+    vm.wait_counting()
+    assert host.builds_run() == [host.old]
+
+
+def test_plan_tells_the_command_line_and_touches_nothing(host: Host) -> None:
+    vm = host.start_vm()
+
+    (plan,) = plan_host(host.request())
+
+    assert (plan.decision, plan.result(planned=True).outcome) == ("upgrade", "planned")
+    diff = plan.diff()
+    assert str(host.new) in diff["after"] and str(host.new) not in diff["before"]
+    assert not (host.state_dir / "transactions").exists()
+    assert vm.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"shared_ram": False}, "memory-backend-memfd"),
+        ({"aux_ram_share": False}, "aux-ram-share=on"),
+    ],
+    ids=["private-ram", "aux-ram-private"],
+)
+def test_vm_that_cannot_be_moved_is_refused_and_the_other_moves(host: Host, options: dict[str, Any], why: str) -> None:
+    refused, moved = host.start_vm(**options), host.start_vm()
+
+    results = host.upgrade()
+
+    assert results[refused.name]["outcome"] == "refused"
+    assert why in results[refused.name]["error"] and refused.name in results[refused.name]["error"]
+    assert "still running on" in results[refused.name]["error"]
+    assert refused.process.poll() is None
+    assert refused.execute("query-status")["status"] == "running"
+    assert results[moved.name]["outcome"] == "upgraded"
+
+
+def test_paused_vm_is_refused_and_stays_paused(host: Host) -> None:
+    vm = host.start_vm()
+    vm.execute("stop")
+
+    result = host.upgrade()[vm.name]
+
+    assert result["outcome"] == "refused" and "paused" in result["error"]
+    assert vm.execute("query-status")["status"] == "paused"
+
+
+def test_busy_monitor_is_refused(host: Host) -> None:
+    vm = host.start_vm()
+    with vm.monitor():
+        result = host.upgrade()[vm.name]
+
+    assert result["outcome"] == "refused" and "monitor" in result["error"]
+    vm.wait_counting()
+
+
+def test_unknown_and_unstaged_builds_are_errors_and_touch_nothing(host: Host) -> None:
+    vm = host.start_vm()
+    with pytest.raises(LiveUpgradeError, match="is not a build id"):
+        plan_host(host.request(build_id="11.1"))
+    with pytest.raises(LiveUpgradeError, match="is not staged on .*stage it first"):
+        plan_host(host.request(build_id="qemu-11.1.1-0000000000000000"))
+    with pytest.raises(LiveUpgradeError, match="no such VM runs on this host: nosuch"):
+        plan_host(host.request(vms=["nosuch"]))
+    vm.wait_counting()
+
+
+def _break_build(host: Host, script: str) -> None:
+    """Replace the staged binary by a script that behaves as QEMU until it is to run a VM."""
+    binary = host.state_dir / "builds" / host.new / "bin" / "qemu-system-x86_64"
+    real = binary.with_name("real")
+    binary.rename(real)
+    binary.write_text(f'#!/bin/bash\nreal={real}\n{script}\nexec $real "$@"\n')
+    binary.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ('[[ "$*" == *"-incoming"* ]] && exit 7', "exited with status 7"),
+        ('[[ "$*" == *"-incoming"* ]] && kill -SEGV $$', "killed by SIGSEGV"),
+        ('[[ "$*" == *"-incoming"* ]] && exec sleep 600', "was not ready within 3 s"),
+        (
+            '[[ "$*" == *"-incoming"* ]] && exec $real "${@/virtio-net-pci/e1000e}"',
+            "exited with status 1",
+        ),
+    ],
+    ids=["exits", "crashes", "hangs", "rejects-the-state"],
+)
+def test_broken_build_is_taken_back(host: Host, monkeypatch: pytest.MonkeyPatch, script: str, why: str) -> None:
+    vm = host.start_vm(extra=NIC)
+    _break_build(host, script)
+    module = "ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge.Build"
+    # Preflight would find that the staged files were changed; this is about what happens when it did not.
+    _accept_damaged_builds(host)
+
+    result = host.upgrade(prepare_timeout_s=3)[vm.name]
+
+    assert module and result["outcome"] == "rolled_back", result
+    assert why in result["error"] and "still running on the old build" in result["error"]
+    assert result["new_build_id"] == host.old
+    vm.wait_counting()
+    assert vm.process.poll() is None
+    assert host_processes(vm.name) == [vm.pid]
+
+
+def _accept_damaged_builds(host: Host) -> None:
+    """Write the changed digest into the manifest, as if the build had been made like that."""
+    import hashlib
+
+    build = host.state_dir / "builds" / host.new
+    manifest = json.loads((build / "manifest.json").read_text())
+    binary = build / "bin" / "qemu-system-x86_64"
+    manifest["files"]["bin/qemu-system-x86_64"] = hashlib.sha256(binary.read_bytes()).hexdigest()
+    (build / "manifest.json").write_text(json.dumps(manifest))
+
+
+def host_processes(vm_name: str) -> list[int]:
+    """Processes that bear the VM's name."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"guest={vm_name}".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+@pytest.mark.parametrize("step", ["begin", "spawned", "handing-over", "committed"])
+def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, step: str) -> None:
+    """The engine and its workers die right after a step was journalled; the next call finishes or undoes."""
+    vm = host.start_vm(extra=NIC)
+    transactions = Transactions(host.request())
+    transaction = transactions.begin()
+    _make_engine_die_at(transaction, step)
+    with pytest.raises(LiveUpgradeError, match="ends without a result"):
+        transactions.run(transaction, 60)
+    assert [record["step"] for record in read_journal(transaction / "journal.jsonl")][-1] == step
+    _make_engine_die_at(transaction, None)
+
+    result = host.upgrade()[vm.name]
+
+    assert result["outcome"] in ("rolled_back", "upgraded"), result
+    vm.wait_counting()
+    assert len(host_processes(vm.name)) == 1
+    assert vm.execute("query-status")["status"] == "running"
+    if result["outcome"] == "rolled_back":
+        assert host.upgrade()[vm.name]["outcome"] == "upgraded"
+        vm.wait_counting()
+
+
+def _make_engine_die_at(transaction: Path, step: str | None) -> None:
+    """Give the transaction's engine image a journal that kills engine and worker once ``step`` is written."""
+    import zipfile
+
+    image = transaction / "engine.pyz"
+    pristine = transaction / "engine.pristine"
+    if not pristine.exists():
+        pristine.write_bytes(image.read_bytes())
+    if step is None:
+        image.write_bytes(pristine.read_bytes())
+        return
+    hook = (
+        "import os, signal\n"
+        "from ansible_collections.vmm.live_upgrade.plugins.module_utils import journal\n"
+        "write = journal.Journal.write\n"
+        "def dying(self, at, vm=None, **facts):\n"
+        "    write(self, at, vm, **facts)\n"
+        f"    if at == {step!r}:\n"
+        "        os.killpg(0, signal.SIGKILL)\n"
+        "journal.Journal.write = dying\n"
+    )
+    with zipfile.ZipFile(pristine) as source, zipfile.ZipFile(image, "w") as target:
+        for name in source.namelist():
+            text = source.read(name)
+            target.writestr(name, hook.encode() + text if name == "__main__.py" else text)
+
+
+def test_second_rollout_on_a_host_is_refused_while_the_first_runs(host: Host) -> None:
+    vm = host.start_vm()
+    lock = HostLock(host.state_dir)
+    lock.acquire({"transaction_id": "20260101T000000-abcdef", "rollout_id": "first", "pid": os.getpid()})
+    try:
+        with pytest.raises(LiveUpgradeError, match="another upgrade is at work here .*rollout first"):
+            Transactions(host.request(rollout_id="second")).find()
+        transactions = Transactions(host.request(rollout_id="second"))
+        progress = transactions.run(transactions.begin(), 30)
+        assert progress.result is not None and "another upgrade is running" in progress.result["error"]
+    finally:
+        lock.close()
+    assert vm.process.poll() is None
+
+
+def test_same_rollout_asks_again_and_gets_the_same_answer(host: Host) -> None:
+    vm = host.start_vm()
+    first = host.upgrade(rollout_id="r1")[vm.name]
+
+    again = host.upgrade(rollout_id="r1")[vm.name]
+
+    assert first["outcome"] == "upgraded"
+    assert again == first
+
+
+def test_full_disk_at_the_beginning_touches_nothing(host: Host, tmp_path: Path) -> None:
+    vm = host.start_vm()
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
+    try:
+        (full / "filler").write_bytes(b"x" * 60000)
+        with pytest.raises(LiveUpgradeError, match="cannot keep a journal in .*No space left.* No VM was touched"):
+            Transactions(host.request(state_dir=str(full))).begin()
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+    vm.wait_counting()
