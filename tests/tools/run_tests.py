@@ -25,6 +25,7 @@ STEPS = [
     Step("ruff", "lint", ("ruff", "check", ".")),
     Step("black", "lint", ("black", "--check", "--quiet", "--diff", ".")),
     Step("licenses", "lint", (PYTHON, "tests/tools/check_licenses.py")),
+    Step("links", "lint", (PYTHON, "tests/tools/check_links.py")),
     Step("role-specs", "lint", (PYTHON, "tests/tools/check_role_specs.py")),
     Step("yamllint", "lint", ("yamllint", "--strict", ".")),
     Step("shellcheck", "lint", (PYTHON, "tests/tools/check_shell.py")),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import check_licenses
+import check_links
 import check_role_specs
 import check_shell
 import pytest
@@ -87,3 +88,38 @@ def test_shell_scripts_are_found(
     monkeypatch.setattr(check_shell, "ROOT", tmp_path)
     (tmp_path / name).write_text(first_line)
     assert check_shell.is_shell(Path(name)) is is_shell
+
+
+OTHER_PAGE = """# Other page
+```console
+# not a heading
+```
+## What `x` does, and why
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("[a](other.md) [b](../README.md) [c](sub/) [d](#here)\n## Here", None, id="right"),
+        pytest.param("[a](other.md#what-x-does-and-why)", None, id="heading"),
+        pytest.param("[a](https://example.org/none) [b](mailto:a@example.org)", None, id="not-relative"),
+        pytest.param("`[a](none.md)`\n```\n[a](none.md)\n```\n", None, id="code"),
+        pytest.param("[a](none.md)", "docs/page.md: none.md: no such file", id="missing"),
+        pytest.param('[`a`](none.md "title")', "docs/page.md: none.md: no such file", id="code-in-link"),
+        pytest.param("[a][1]\n\n[1]: none.md\n", "docs/page.md: none.md: no such file", id="reference"),
+        pytest.param("[a](ignored.md)", "docs/page.md: ignored.md: no such file", id="not-tracked"),
+        pytest.param("[a](other.md#not-a-heading)", "docs/other.md has no such heading", id="heading-in-code"),
+        pytest.param("[a](#gone)", "docs/page.md has no such heading", id="own-heading"),
+    ],
+)
+def test_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str | None) -> None:
+    monkeypatch.setattr(check_links, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name, content in (("page.md", text), ("other.md", OTHER_PAGE), ("ignored.md", "")):
+        (tmp_path / "docs" / name).write_text(content)
+    known = {Path(name) for name in ("README.md", "docs/page.md", "docs/other.md", "docs/sub")}
+
+    found = check_links.problems_of(Path("docs/page.md"), known)
+
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]
