@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from importlib.abc import InspectLoader
 from pathlib import Path
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 _ROOT = "ansible_collections.vmm.live_upgrade.plugins.module_utils"
 _MAIN = f"""import sys
@@ -39,10 +40,12 @@ def _own_sources() -> dict[str, str]:
         if not name.startswith(f"{_ROOT}."):
             continue
         spec = module.__spec__
-        if spec is None or not isinstance(spec.loader, InspectLoader):
-            raise ImportError(f"module {name} cannot tell its source")
+        # Not every loader that tells the source says so by its class: zipimport's does not.
+        get_source = getattr(spec.loader, "get_source", None) if spec else None
+        if spec is None or get_source is None:
+            raise LiveUpgradeError(f"module {name} cannot tell its source, so no engine can be made of it")
         is_package = spec.submodule_search_locations is not None
-        sources[f"{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"] = spec.loader.get_source(name) or ""
+        sources[f"{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"] = get_source(name) or ""
     return sources
 
 

@@ -29,6 +29,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery 
 
 _KEPT = 50
 _START_S = 30.0
+_STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ class Transactions:
                 json.dump(self._request.to_dict(), stream, indent=1)
                 stream.flush()
                 os.fsync(stream.fileno())
-        except OSError as exc:
+        except BaseException as exc:
             shutil.rmtree(transaction, ignore_errors=True)
+            if not isinstance(exc, OSError):
+                raise
             raise JournalError(
                 f"host {os.uname().nodename}: cannot keep a journal in {self._directory}: {exc.strerror}. No VM was touched"
             ) from exc
@@ -106,18 +109,19 @@ class Transactions:
         that one dies, too.
         """
         deadline = time.monotonic() + wait_s
-        for _attempt in range(2):
-            if (transaction / "result.json").exists():
-                break
-            pid = self._engine_pid(transaction) or self._start_engine(transaction)
-            if not _await_end(pid, max(0.0, deadline - time.monotonic())):
-                break
-        else:
-            if not (transaction / "result.json").exists():
+        started = 0
+        while not (transaction / "result.json").exists():
+            pid = self._engine_pid(transaction)
+            if pid is None and started == _STARTS:
                 raise LiveUpgradeError(
                     f"host {os.uname().nodename}: the engine of transaction {transaction.name} ends without a result: "
                     f"{_tail(transaction / 'engine.log')}. Run again to finish or undo it"
                 )
+            if pid is None:
+                pid = self._start_engine(transaction)
+                started += 1
+            if not _await_end(pid, max(0.0, deadline - time.monotonic())):
+                break
         return Progress(transaction.name, _steps(transaction), _read_result(transaction))
 
     def _start_engine(self, transaction: Path) -> int:
@@ -148,11 +152,13 @@ class Transactions:
         return int(_call("systemctl", "show", "--property=MainPID", "--value", unit))
 
     def _engine_pid(self, transaction: Path) -> int | None:
+        """Return the engine at work on ``transaction``. Workers that outlive it hold its lock: the next one waits for them."""
         lock = HostLock(self._state_dir)
         try:
             if lock.is_free() or lock.holder().get("transaction_id") != transaction.name:
                 return None
-            return int(lock.holder()["pid"])
+            pid = int(lock.holder()["pid"])
+            return None if _await_end(pid, 0) else pid
         finally:
             lock.close()
 

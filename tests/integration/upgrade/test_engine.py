@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,8 +234,6 @@ def test_broken_build_is_taken_back(host: Host, monkeypatch: pytest.MonkeyPatch,
 
 def _accept_damaged_builds(host: Host) -> None:
     """Write the changed digest into the manifest, as if the build had been made like that."""
-    import hashlib
-
     build = host.state_dir / "builds" / host.new
     manifest = json.loads((build / "manifest.json").read_text())
     binary = build / "bin" / "qemu-system-x86_64"
@@ -253,33 +253,54 @@ def host_processes(vm_name: str) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("step", ["begin", "spawned", "handing-over", "committed"])
-def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, step: str) -> None:
-    """The engine and its workers die right after a step was journalled; the next call finishes or undoes."""
+@pytest.mark.parametrize(
+    ("step", "outcomes"),
+    [
+        ("begin", {"rolled_back"}),
+        ("spawned", {"rolled_back"}),
+        ("handing-over", {"rolled_back"}),
+        ("committed", {"upgraded"}),
+        ("released", {"upgraded"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, step: str, outcomes: set[str]) -> None:
+    """The engine and its workers die right after a step was journalled; a second engine finishes or undoes."""
     vm = host.start_vm(extra=NIC)
     transactions = Transactions(host.request())
     transaction = transactions.begin()
     _make_engine_die_at(transaction, step)
-    with pytest.raises(LiveUpgradeError, match="ends without a result"):
-        transactions.run(transaction, 60)
-    assert [record["step"] for record in read_journal(transaction / "journal.jsonl")][-1] == step
-    _make_engine_die_at(transaction, None)
 
-    result = host.upgrade()[vm.name]
+    progress = transactions.run(transaction, 60)
 
-    assert result["outcome"] in ("rolled_back", "upgraded"), result
+    assert progress.result is not None
+    (result,) = progress.result["vms"]
+    assert result["outcome"] in outcomes, result
+    assert "interrupted" in result["reason"]
     vm.wait_counting()
-    assert len(host_processes(vm.name)) == 1
+    assert host_processes(vm.name) == [result["new_pid"]]
     assert vm.execute("query-status")["status"] == "running"
     if result["outcome"] == "rolled_back":
         assert host.upgrade()[vm.name]["outcome"] == "upgraded"
         vm.wait_counting()
 
 
+def test_engine_that_dies_every_time_is_an_error_and_the_next_call_goes_on(host: Host) -> None:
+    vm = host.start_vm()
+    transactions = Transactions(host.request())
+    transaction = transactions.begin()
+    _make_engine_die_at(transaction, "start")
+    with pytest.raises(LiveUpgradeError, match="ends without a result.*Run again to finish or undo it"):
+        transactions.run(transaction, 60)
+    assert vm.process.poll() is None
+    _make_engine_die_at(transaction, None)
+
+    assert host.upgrade()[vm.name]["outcome"] == "upgraded"
+    assert transactions.find() is None, "the first transaction was brought to its end, not begun anew"
+
+
 def _make_engine_die_at(transaction: Path, step: str | None) -> None:
     """Give the transaction's engine image a journal that kills engine and worker once ``step`` is written."""
-    import zipfile
-
     image = transaction / "engine.pyz"
     pristine = transaction / "engine.pristine"
     if not pristine.exists():
