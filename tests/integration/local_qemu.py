@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import mmap
 import os
+import re
 import select
 import shutil
 import signal
@@ -250,14 +251,20 @@ def qemu_binary(series: str) -> Path:
 
 
 def marked_copy(binary: Path, target: Path, build_id: str) -> Path:
-    """Copy ``binary`` to ``target`` with the text in it by which processes of ``build_id`` are known; return ``target``.
+    """Copy ``binary`` to ``target`` so that its processes are known as ``build_id``; return ``target``.
 
-    What follows the last section does not disturb the loader. A copy does not lie beside its firmware: see ``firmware``.
+    The text that names the build is overwritten; a binary that was not built here gets one behind its last section, which
+    does not disturb the loader. A copy does not lie beside its firmware: see ``firmware``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(binary, target)
-    with open(target, "ab") as stream:
-        stream.write(f"\0vmm.live_upgrade build {build_id}\0".encode())
+    mark = f"vmm.live_upgrade build {build_id}".encode()
+    image = binary.read_bytes()
+    own = set(re.findall(rb"vmm\.live_upgrade build qemu-[0-9.]+-[0-9a-f]{16}", image))
+    for text in own:
+        assert len(text) == len(mark), f"{text!r} cannot be overwritten by {mark!r}"
+        image = image.replace(text, mark)
+    target.write_bytes(image if own else image + b"\0" + mark + b"\0")
+    shutil.copymode(binary, target)
     return target
 
 
