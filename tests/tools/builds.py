@@ -38,7 +38,7 @@ def build(series: str, narrator: Narrator) -> Build:
     told.unlink(missing_ok=True)
     progress = CACHE / "build" / "logs" / f"progress-{series}.log"
     narrator.run(
-        *("ansible-playbook", "-i", "localhost,", "-c", "local", PLAYBOOK),
+        *("ansible-playbook", PLAYBOOK),
         *("-e", json.dumps({"build_series": [series], "told": str(told)})),
         doing=f"building QEMU {series}",
         hint=lambda: last_line(progress),

@@ -64,7 +64,6 @@ class Demo:
         values = environment(
             ANSIBLE_CONFIG=str(configuration),
             ANSIBLE_COLLECTIONS_PATH=str(self._collections),
-            ANSIBLE_LOCALHOST_WARNING="false",
         )
         self._narrator = Narrator(values, WORK)
         self.say = self._narrator.say
