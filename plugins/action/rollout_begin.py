@@ -50,6 +50,9 @@ class ActionModule(ControllerAction):
         started = datetime.datetime.now(datetime.timezone.utc)
         rollout_id = f"{arguments['kind']}-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         report = Path(arguments["report"]).absolute()
+        if self.is_plan:
+            # The report of what was done is what a roll-back goes by: a plan must not take its place.
+            report = report.with_name(f"{report.stem}.plan{report.suffix}")
         journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()

@@ -36,14 +36,16 @@ class ActionModule(ControllerAction):
 
         stop = gate.verdict != PASS and not self.is_plan
         undo = stop and gate.verdict == FAIL and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"
-        self.say(f"[wave {wave}] gate {gate.verdict}: {evidence_line(gate.to_dict()['evidence'])}")
+        what = "plan" if self.is_plan else "gate"
+        self.say(f"[wave {wave}] {what} {gate.verdict}: {evidence_line(gate.to_dict()['evidence'], self.is_plan)}")
         for reason in gate.reasons:
             self.say(f"[wave {wave}]   {reason}")
         if stop:
             later = sum(len(hosts) for hosts in begin["waves"][wave + 1 :])
-            self.say(
-                f"[wave {wave}] stopping{', rolling this wave back' if undo else ''}; {later} hosts stay untouched"
-            )
+            targets = rollback_targets(hosts, records) if undo else {}
+            back = f", rolling back {', '.join(targets)}" if targets else ""
+            untouched = f"; {later} later hosts stay untouched" if later else ""
+            self.say(f"[wave {wave}] stopping{back}{untouched}")
         return {
             "wave": wave,
             "stop": stop,

@@ -43,9 +43,9 @@ class ActionModule(ControllerAction):
             return {"record": journal.append("started", host=host, wave=wave)}
 
         results = [merge_loop(arguments[name]) for name in _RESULTS]
-        vms = vm_records(*results[:4])
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
         reason = _message(arguments["failure"]) or next((_message(r) for r in results if r.get("unreachable")), None)
+        vms = vm_records(*results[:4], failure=reason)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
         record = journal.append(
             arguments["event"],

@@ -28,11 +28,14 @@ _OUTCOME_OF_VERDICT = {"refuse": "refused", "already": "already", "go": "not_att
 Result = Mapping[str, Any]
 
 
-def vm_records(preflight: Result, health_before: Result, upgrade: Result, health_after: Result) -> list[dict[str, Any]]:
+def vm_records(
+    preflight: Result, health_before: Result, upgrade: Result, health_after: Result, failure: str | None = None
+) -> list[dict[str, Any]]:
     """Return one record per VM of the host, from the furthest step that knows the VM.
 
     Each argument is the answer of one module, empty where the step did not run. A VM that preflight let through and that
-    ``vm_upgrade`` never reported was not attempted; one that it reported without an outcome is in an unclear state.
+    ``vm_upgrade`` never reported was not attempted, because of ``failure``, which is what the host ended with; one that it
+    reported without an outcome is in an unclear state.
     """
     before, after = _by_name(health_before), _by_name(health_after)
     found: dict[str, dict[str, Any]] = {name: {"outcome": "not_attempted"} for name in before}
@@ -43,7 +46,7 @@ def vm_records(preflight: Result, health_before: Result, upgrade: Result, health
             "mechanism": verdict.get("mechanism"),
             "reason": refusals or verdict.get("mechanism_reason"),
             "old_build_id": verdict.get("old_build_id"),
-            "new_build_id": verdict.get("new_build_id"),
+            "new_build_id": verdict.get("old_build_id"),  # what it runs, not what it might have
         }
     for name, result in _by_name(upgrade).items():
         found[name] = dict(result)
@@ -53,6 +56,9 @@ def vm_records(preflight: Result, health_before: Result, upgrade: Result, health
                 f"state unknown: contact was lost at step {result.get('step') or 'unknown'}; the host finishes or undoes it "
                 "by itself, run the rollout again to learn the outcome"
             )
+    for result in found.values():
+        if result["outcome"] == "not_attempted" and not result.get("error"):
+            result["error"] = failure
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 

@@ -45,7 +45,7 @@ def render_table(report: Report) -> str:
     rows = [_HEADINGS, *_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [_headline(report), f"  {report['exit_reason']}", ""]
-    lines += [f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave)}" for wave in report["waves"]]
+    lines += [f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave, report['mode'] == 'plan')}" for wave in report["waves"]]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
@@ -60,7 +60,10 @@ def render_html(report: Report) -> str:
         bars=_bars(report),
         headings=_HEADINGS,
         rows=_rows(report),
-        evidence=[evidence_line(wave["gate"]["evidence"]) if wave["gate"] else "" for wave in report["waves"]],
+        evidence=[
+            evidence_line(wave["gate"]["evidence"], report["mode"] == "plan") if wave["gate"] else ""
+            for wave in report["waves"]
+        ],
     )
 
 
@@ -78,16 +81,23 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     return f"VMs: {outcomes}; downtime: {downtime}"
 
 
-def evidence_line(evidence: Mapping[str, Any]) -> str:
-    """Return the evidence of a gate in one line."""
+def evidence_line(evidence: Mapping[str, Any], plan: bool) -> str:
+    """Return the evidence of a gate in one line; a plan has none on downtimes and rates."""
+    where = f"{_count(evidence['vms'], 'VM')} to move on {_count(evidence['hosts'], 'host')}"
+    where += f", {evidence['vms_already']} already there, {_count(evidence['failures'], 'failure')}"
+    where += f", {evidence['hosts_unreachable']} unreachable"
+    if plan:
+        return where
     budget = "" if evidence["downtime_budget_ms"] is None else f" (budget {evidence['downtime_budget_ms']:g} ms)"
     return (
-        f"{evidence['vms']} VMs moved on {evidence['hosts']} hosts, {evidence['vms_already']} already there, "
-        f"{evidence['failures']} failures, {evidence['hosts_unreachable']} unreachable, downtime median "
-        f"{format_ms(evidence['downtime_median_ms'])} max {format_ms(evidence['downtime_max_ms'])}{budget}, "
-        f"{evidence['health_regressions']} health regressions, failure rate below "
+        f"{where}, downtime n={evidence['downtime_measured']} median {format_ms(evidence['downtime_median_ms'])} max {format_ms(evidence['downtime_max_ms'])}{budget}, "
+        f"{_count(evidence['health_regressions'], 'health regression')}, failure rate below "
         f"{evidence['failure_rate_upper_bound']:.0%} ({evidence['confidence']:.0%} confidence)"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def format_ms(value: float | None) -> str:
@@ -101,11 +111,11 @@ def _headline(report: Report) -> str:
     return f"{report['kind'].capitalize()} {report['rollout_id']}{target}: {report['verdict'].upper()}{plan}"
 
 
-def _gate_line(wave: Mapping[str, Any]) -> str:
+def _gate_line(wave: Mapping[str, Any], plan: bool) -> str:
     if wave["gate"] is None:
         return "not judged"
     undone = ", rolled back" if wave["rolled_back"] else ""
-    return f"{wave['gate']['verdict']}{undone}: {evidence_line(wave['gate']['evidence'])}"
+    return f"{wave['gate']['verdict']}{undone}: {evidence_line(wave['gate']['evidence'], plan)}"
 
 
 def _rows(report: Report) -> Sequence[tuple[str, ...]]:

@@ -211,7 +211,7 @@ def test_check_mode_plans_all_waves_and_touches_nothing(fleet: Fleet) -> None:
     refused = fleet.upgrade("--check", "--diff", upgrade_waves=[1])
 
     assert refused.exit_status == 2, refused.output
-    report = valid(fleet.report())
+    report = valid(fleet.report("upgrade.plan.json"))
     assert report["mode"] == "plan"
     assert {vm["host"]: vm["outcome"] for vm in report["vms"]} == {"h1": "refused", "h2": "planned"}
 
@@ -219,11 +219,13 @@ def test_check_mode_plans_all_waves_and_touches_nothing(fleet: Fleet) -> None:
     planned = fleet.upgrade("--check", "--diff", upgrade_waves=[1])
 
     assert planned.exit_status == 0, planned.output
-    assert valid(fleet.report())["summary"]["outcomes"] == {"planned": 2}
+    assert valid(fleet.report("upgrade.plan.json"))["summary"]["outcomes"] == {"planned": 2}
+    assert "plan PASS: 1 VM to move on 1 host, 0 already there, 0 failures, 0 unreachable\n" in planned.output
     for name in ("h1", "h2"):
         assert (fleet.builds(name), fleet.host(name)["default"]) == ({"vm1": OLD}, OLD)
         assert "upgrade" not in fleet.host(name)["calls"]
     assert fleet.locks() == []
+    assert not (fleet.root / "build" / "results" / "upgrade.json").exists(), "a roll-back goes by what was done"
     assert not list((fleet.root / "build" / "results" / "rollouts").glob("*"))
 
 

@@ -129,6 +129,14 @@ class TestRecords:
 
         assert (record["outcome"], record["reason"]) == (outcome, "its RAM is private")
 
+    def test_a_vm_that_had_no_turn_says_what_its_host_ended_with(self) -> None:
+        verdicts = {"vms": [{"name": "vm1", "verdict": "go", "old_build_id": "old", "new_build_id": "new"}]}
+
+        (record,) = vm_records(verdicts, {}, {}, {}, failure="no space left")
+
+        assert (record["outcome"], record["error"]) == ("not_attempted", "no space left")
+        assert record["new_build_id"] == "old", "it runs what it ran"
+
     def test_a_vm_last_seen_at_a_step_is_in_an_unclear_state(self) -> None:
         (record,) = vm_records({}, {}, {"vms": [{"name": "vm1", "step": "spawned"}]}, {})
 
