@@ -15,7 +15,11 @@ TAG = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+-]+)")
 LOOKED_AT_BYTES = 4096
 
 # What becomes part of QEMU, or of a guest beside the kernel, has the license usual there; all else the collection's.
-REQUIRED = {"qemu": "GPL-2.0-or-later", "tests/lab/guest": "GPL-2.0-or-later"}
+REQUIRED = {
+    "qemu": "GPL-2.0-or-later",
+    "tests/integration/lab/crash_on_load": "GPL-2.0-or-later",
+    "tests/lab/guest": "GPL-2.0-or-later",
+}
 DEFAULT = "GPL-3.0-or-later"
 
 # Files whose format has no room for a comment, with what covers them.

@@ -1,0 +1,101 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for tests of the product on the hosts of the lab ``tests``, over ssh, with real units and KVM.
+
+The lab must be up. Every test begins with all VMs on the old build, which is also what new VMs start on: what an earlier
+test left otherwise is moved back first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkout import BUILD, CACHE, NEW_SERIES, OLD_SERIES
+
+from vmmlab.artifact import default_artifact, read_artifact
+from vmmlab.fleet import Fleet
+from vmmlab.progress import LabError, Progress
+
+from .controller import Controller
+from .lab_hosts import Builds, LabHosts
+
+LAB = "tests"
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Fleet:
+    """Return the lab, which must be up with three hosts of two VMs."""
+    how = f".venv/bin/python tests/lab/lab.py --name {LAB} up --hosts 3 --vms 2"
+    try:
+        fleet = Fleet(BUILD / "lab" / LAB, Progress()).load()
+    except LabError as error:
+        pytest.fail(f"these tests need a lab: bring it up with `{how}` ({error})", pytrace=False)
+    if [(host.vm_count, host.alive()) for host in fleet.hosts] != [(2, True)] * 3:
+        pytest.fail(f"the lab {LAB} is not one of 3 running hosts with 2 VMs: end it, and `{how}`", pytrace=False)
+    return fleet
+
+
+@pytest.fixture(scope="session")
+def builds(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """Return the builds; the new one is staged on all hosts, the crashing one, built here when it is not yet, on h1."""
+    controller = Controller(tmp_path_factory.mktemp("builds"), fleet.inventory)
+    told = controller.folder / "crashing.json"
+    # In a folder of its own: the lab takes the newest artifact of a series where the others are.
+    dest = CACHE / "test-artifacts"
+    done = controller.run(
+        str(HERE / "build_crash_on_load.yml"), build_series=NEW_SERIES, build_dest=dest, build_told=told
+    )
+    assert done.exit_status == 0, done.output
+    builds = Builds(
+        old=read_artifact(default_artifact(OLD_SERIES)),
+        new=read_artifact(default_artifact(NEW_SERIES)),
+        crashing=read_artifact(Path(json.loads(told.read_text())["artifact"])),
+    )
+    for artifact, hosts in ((builds.new, "hypervisors"), (builds.crashing, "h1")):
+        done = controller.run("stage", stage_artifact=artifact.path, stage_hosts=hosts)
+        assert done.exit_status == 0, done.output
+    return builds
+
+
+@pytest.fixture
+def controller(tmp_path: Path, fleet: Fleet) -> Controller:
+    """Return a controller that knows of nothing that was done before."""
+    return Controller(tmp_path / "controller", fleet.inventory)
+
+
+@pytest.fixture
+def other_controller(tmp_path: Path, fleet: Fleet) -> Controller:
+    """Return another one."""
+    return Controller(tmp_path / "other", fleet.inventory)
+
+
+@pytest.fixture
+def lab(fleet: Fleet, builds: Builds, tmp_path: Path) -> LabHosts:
+    """Return the hosts, with all VMs running on the old build."""
+    return _on_old_build(fleet, builds, Controller(tmp_path / "setup", fleet.inventory))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leave_as_found(fleet: Fleet, builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end, move back what the last test moved: others use the lab too."""
+    yield
+    _on_old_build(fleet, builds, Controller(tmp_path_factory.mktemp("end"), fleet.inventory))
+
+
+def _on_old_build(fleet: Fleet, builds: Builds, controller: Controller) -> LabHosts:
+    hosts = LabHosts(fleet.hosts)
+    old = builds.old.build_id
+    elsewhere = [
+        name
+        for name, default in hosts.each(lambda host: hosts.default_build(host.name)).items()
+        if default != old or any(hosts.before[vm]["build_id"] != old for vm in hosts.vms(name))
+    ]
+    if not elsewhere:
+        return hosts
+    done = controller.run("rollback", rollback_hosts=",".join(elsewhere), rollback_build=old)
+    assert done.exit_status == 0, done.output
+    return LabHosts(fleet.hosts)
