@@ -94,23 +94,20 @@ class _Progress:
     def __init__(self, host: str, display: Any) -> None:
         self._host = host
         self._display = display
-        self._steps_shown = 0
+        self._steps_shown: dict[str, int] = {}
         self._concluded: set[str] = set()
 
     def show(self, answer: dict[str, Any]) -> None:
         """Print the steps and outcomes that were not printed yet."""
-        new: dict[str, list[str]] = {}
-        steps = answer.get("steps") or []
-        for step in steps[self._steps_shown :]:
-            if step.get("vm"):
-                new.setdefault(str(step["vm"]), []).append(str(step["step"]))
-        self._steps_shown = len(steps)
         for vm in answer.get("vms") or []:
-            if vm["name"] not in self._concluded:
-                self._concluded.add(vm["name"])
-                new.setdefault(vm["name"], []).append(_outcome(vm))
-        for name, words in new.items():
-            self._display.display(f"{self._host}/{name}: {' → '.join(words)}")
+            name, steps = str(vm["name"]), vm.get("steps") or []
+            new = [str(step) for step in steps[self._steps_shown.get(name, 0) :]]
+            self._steps_shown[name] = len(steps)
+            if vm.get("outcome") and name not in self._concluded:
+                self._concluded.add(name)
+                new.append(_outcome(vm))
+            if new:
+                self._display.display(f"{self._host}/{name}: {' → '.join(new)}")
 
     def note(self, text: str) -> None:
         """Print a line about the host itself."""
@@ -127,8 +124,7 @@ def _outcome(vm: dict[str, Any]) -> str:
 
 def _last_seen(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """Return each VM with the step it was last seen at, and no outcome: nobody knows it."""
-    last = {step["vm"]: step["step"] for step in answer.get("steps") or [] if step.get("vm")}
-    return [{"name": name, "step": step} for name, step in last.items()]
+    return [{"name": vm["name"], "step": vm["steps"][-1]} for vm in answer.get("vms") or [] if vm.get("steps")]
 
 
 def _was_killed(answer: dict[str, Any]) -> bool:

@@ -45,7 +45,10 @@ def render_table(report: Report) -> str:
     rows = [_HEADINGS, *_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [_headline(report), f"  {report['exit_reason']}", ""]
-    lines += [f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave, report['mode'] == 'plan')}" for wave in report["waves"]]
+    lines += [
+        f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave, report['mode'] == 'plan')}"
+        for wave in report["waves"]
+    ]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)

@@ -104,7 +104,9 @@ def test_refuses_a_vm_in_a_migration(world: World, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as nobody_reads:
         nobody_reads.bind(str(tmp_path / "target.sock"))
         nobody_reads.listen(1)
-        world.vm().execute("migrate", {"uri": f"unix:{tmp_path}/target.sock"})
+        vm = world.vm()
+        vm.execute("migrate-set-parameters", {"max-bandwidth": 4096})  # or it would block in its last write
+        vm.execute("migrate", {"uri": f"unix:{tmp_path}/target.sock"})
 
         assert codes(world.judge()) == {"migration-running"}
 

@@ -41,8 +41,9 @@ class World:
         return facts
 
     def plan(self, binary: Path) -> CommandPlan:
+        facts = self.facts()  # before we hold the monitor ourselves
         with self.vm.monitor() as monitor:
-            return plan_command(self.facts(), monitor, _build_of(binary))
+            return plan_command(facts, monitor, _build_of(binary))
 
     def move(self, binary: Path) -> VmResult:
         """Move the VM to ``binary``, with the guest counting before and after."""
