@@ -30,9 +30,9 @@ _START_S = 30.0
 _COUNT_S = 60.0
 _POLL_S = 0.01
 
-# The guests are firmware: 64 KiB at the end of the 32-bit address space, seen at 0xf0000 too, whose last 16 bytes run first. So a VM
-# counts as soon as it runs, without the seconds that SeaBIOS takes. They increment the little-endian u64 at 0x8000, in 16-bit
-# real mode. "tick" does so on a 1 kHz timer interrupt and halts in between: many share one CPU.
+# The guests are firmware: 64 KiB at the end of the 32-bit address space, seen at 0xf0000 too, whose last 16 bytes run
+# first. So a VM counts as soon as it runs, without the seconds that SeaBIOS takes. They increment the little-endian u64 at
+# 0x8000, in 16-bit real mode. "tick" does so on a 1 kHz timer interrupt and halts in between: many share one CPU.
 _TICK = bytes.fromhex(
     "fa"  # cli
     "31c0"  # xor   %ax,%ax
@@ -103,7 +103,8 @@ class LocalQemu:
     ) -> None:
         """Start it and return as soon as its monitor answers (with ``qmp=()`` or other arguments: as soon as it runs).
 
-        ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img``, ``guest.bin`` and ``log``. ``extra``: further arguments.
+        ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img``, ``guest.bin`` and ``log``.
+        ``extra``: further arguments.
         ``pass_fds``: descriptors of ours it inherits. ``wrapper``: command to run it under; must execute it in place.
         ``like``: for a copied binary, the one it was copied from, whose firmware it takes.
         ``disk_owner``: uid and gid that get the disk.

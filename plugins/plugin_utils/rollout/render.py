@@ -92,9 +92,12 @@ def evidence_line(evidence: Mapping[str, Any], plan: bool) -> str:
     if plan:
         return where
     budget = "" if evidence["downtime_budget_ms"] is None else f" (budget {evidence['downtime_budget_ms']:g} ms)"
+    downtime = (
+        f"downtime n={evidence['downtime_measured']} median {format_ms(evidence['downtime_median_ms'])} "
+        f"max {format_ms(evidence['downtime_max_ms'])}{budget}"
+    )
     return (
-        f"{where}, downtime n={evidence['downtime_measured']} median {format_ms(evidence['downtime_median_ms'])} max {format_ms(evidence['downtime_max_ms'])}{budget}, "
-        f"{_count(evidence['health_regressions'], 'health regression')}, failure rate below "
+        f"{where}, {downtime}, {_count(evidence['health_regressions'], 'health regression')}, failure rate below "
         f"{evidence['failure_rate_upper_bound']:.0%} ({evidence['confidence']:.0%} confidence)"
     )
 
