@@ -24,14 +24,20 @@ sys.exit(main(sys.argv))
 
 
 def write_image(path: Path) -> None:
-    """Write the collection's modules that this process has imported, with an entry point, as a zip archive."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("__main__.py", _MAIN)
-        for package in _parents(_ROOT):
-            archive.writestr(f"{package.replace('.', '/')}/__init__.py", "")
-        for name, source in _own_sources().items():
-            archive.writestr(name, source)
-    os.chmod(path, 0o600)
+    """Write the collection's modules that this process has imported, with an entry point, as a zip archive.
+
+    It is on the disk before this returns: an engine that the host's reboot interrupts is run again from it.
+    """
+    with open(path, "xb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("__main__.py", _MAIN)
+            for package in _parents(_ROOT):
+                archive.writestr(f"{package.replace('.', '/')}/__init__.py", "")
+            for name, source in _own_sources().items():
+                archive.writestr(name, source)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _own_sources() -> dict[str, str]:
