@@ -52,7 +52,8 @@ def test_upgrades_wave_by_wave_and_again_changes_nothing(fleet: Fleet) -> None:
         "downtime_median_ms": 6.0,
         "downtime_max_ms": 7.0,
     }
-    assert f"h1/vm1: running on {NEW}, downtime 5.0 ms" in first.output
+    assert "h1/vm1: begin → spawned\n" in first.output
+    assert f"h1/vm1: handing-over → committed → released → running on {NEW}, downtime 5.0 ms" in first.output
     assert fleet.locks() == []
 
     second = fleet.upgrade(upgrade_waves=[1, "100%"])

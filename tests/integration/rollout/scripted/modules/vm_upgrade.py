@@ -48,13 +48,13 @@ def main() -> None:
             _result(name, vm, build_id, "already" if vm["build"] == build_id else "planned") for name, vm in vms.items()
         ]
         changed = any(vm["outcome"] == "planned" for vm in planned)
-        module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, steps=[], diff=[])
+        module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, diff=[])
     if fifo:
         with open(fifo, "rb") as stream:
             stream.read()
     if not begun and not idle:
-        steps = [{"vm": name, "step": "spawned", "time": 0.0} for name in vms]
-        module.exit_json(changed=False, finished=False, transaction_id="t1", vms=[], steps=steps)
+        so_far = [{"name": name, "steps": ["begin", "spawned"]} for name in vms]
+        module.exit_json(changed=False, finished=False, transaction_id="t1", vms=so_far)
     results = []
     with opened(module.params["state_dir"], "finish") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
@@ -63,7 +63,7 @@ def main() -> None:
             if outcome == "upgraded":
                 vm["build"] = build_id
     moved = any(vm["outcome"] == "upgraded" for vm in results)
-    answer = {"changed": moved, "finished": True, "transaction_id": "t1", "vms": results, "steps": []}
+    answer = {"changed": moved, "finished": True, "transaction_id": "t1", "vms": results}
     bad = [f"VM {vm['name']}: {vm['outcome']}" for vm in results if vm["outcome"] not in ("upgraded", "already")]
     if bad:
         module.fail_json(msg="; ".join(bad), **answer)
@@ -75,6 +75,7 @@ def _result(name: str, vm: dict, build_id: str, outcome: str) -> dict:
     return {
         "name": name,
         "outcome": outcome,
+        "steps": ["begin", "spawned", "handing-over", "committed", "released"] if moved else [],
         "mechanism": "cpr-transfer",
         "reason": "scripted",
         "downtime_ms": vm["downtime_ms"] if moved else None,
