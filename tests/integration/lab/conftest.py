@@ -13,30 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import BUILD, CACHE, NEW_SERIES, OLD_SERIES
+from checkout import CACHE, NEW_SERIES, OLD_SERIES
 
 from vmmlab.artifact import default_artifact, read_artifact
+from vmmlab.expect import expect_lab
 from vmmlab.fleet import Fleet
-from vmmlab.progress import LabError, Progress
+from vmmlab.progress import LabError
 
 from .controller import Controller
 from .lab_hosts import Builds, LabHosts
 
-LAB = "tests"
 HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     """Return the lab, which must be up with three hosts of two VMs."""
-    how = f".venv/bin/python tests/lab/lab.py --name {LAB} up --hosts 3 --vms 2"
     try:
-        fleet = Fleet(BUILD / "lab" / LAB, Progress()).load()
+        return expect_lab("tests", hosts=3, vms=2)
     except LabError as error:
-        pytest.fail(f"these tests need a lab: bring it up with `{how}` ({error})", pytrace=False)
-    if [(host.vm_count, host.alive()) for host in fleet.hosts] != [(2, True)] * 3:
-        pytest.fail(f"the lab {LAB} is not one of 3 running hosts with 2 VMs: end it, and `{how}`", pytrace=False)
-    return fleet
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")

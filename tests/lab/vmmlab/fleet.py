@@ -146,8 +146,8 @@ class Fleet:
             host.move_to_free_port()  # somebody else took it in between
         else:
             raise LabError(f"{host.name}: no port on 127.0.0.1 could be kept in {START_TRIES} tries")
-        self._progress.say(f"{host.name}: booting, ssh port {host.access.port}")
         self._save()
+        self._progress.say(f"{host.name}: booting, ssh port {host.access.port}")
 
     def _wait(self, host: Host, limit_s: float) -> None:
         host.wait_for_ssh(limit_s, self._progress)
