@@ -48,6 +48,11 @@ options:
     description:
       - Directory with patches and a C(series) file that lists them in order.
     type: path
+  overlay:
+    description:
+      - Directory with files that are added to the source before it is patched, and a file C(files) that lists them, one a
+        line. None of them may be there already.
+    type: path
   configure_options:
     description:
       - Options for QEMU's configure.
@@ -163,6 +168,7 @@ def main() -> None:
                 },
             },
             "patches": {"type": "path"},
+            "overlay": {"type": "path"},
             "configure_options": {"type": "list", "elements": "str", "default": []},
             "firmware_dirs": {
                 "type": "list",
@@ -197,6 +203,7 @@ def _build(module: AnsibleModule) -> dict[str, object]:
                 firmware_dirs=params["firmware_dirs"],
                 jobs=params["jobs"] or default_jobs(),
                 patches=Path(params["patches"]) if params["patches"] else None,
+                overlay=Path(params["overlay"]) if params["overlay"] else None,
                 ccache=params["ccache"],
             )
         )

@@ -33,14 +33,16 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
     Patch,
     Source,
     apply_patches,
+    lay_over,
     obtain,
+    read_overlay,
     read_series,
     unpack,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 # Part of every build id: raise it when a change here makes another artifact out of the same inputs.
-RECIPE = 1
+RECIPE = 2
 BUILD_TOOLS = ("meson==1.12.1", "pycotap==1.3.1", "qemu.qmp==0.0.6", "setuptools==80.9.0", "wheel==0.45.1")
 BINARY = "qemu-system-x86_64"
 _FIRMWARE_NEEDED = (
@@ -88,7 +90,10 @@ class BuildError(LiveUpgradeError):
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What to build. ``patches``: directory with a ``series`` file. ``jobs``: compiler processes at once."""
+    """What to build. ``jobs``: compiler processes at once.
+
+    ``patches``: directory with a ``series`` file. ``overlay``: directory of new files, which the patches hook in.
+    """
 
     series: str
     candidates: Sequence[Candidate]
@@ -96,6 +101,7 @@ class BuildSpec:
     firmware_dirs: Sequence[str]
     jobs: int
     patches: Path | None = None
+    overlay: Path | None = None
     ccache: bool = True
 
 
@@ -108,6 +114,7 @@ class BuildPlan:
     spec: BuildSpec
     source: Source
     patches: list[Patch]
+    overlay: list[Patch]
     firmware: dict[str, Path] = field(hash=False)
     compiler: str
 
@@ -132,6 +139,7 @@ class Builder:
         source = obtain(spec.candidates, self._cache / "sources", self._say)
         version = _version_of(source)
         patches = read_series(spec.patches)
+        overlay = read_overlay(spec.overlay)
         compiler = _output("gcc", "--version").splitlines()[0]
         firmware = {} if _has_blobs(source) else _find_firmware([Path(path) for path in spec.firmware_dirs])
         inputs = {
@@ -140,12 +148,13 @@ class Builder:
             "architecture": platform.machine(),
             "source": source.sha256,
             "patches": [[patch.name, patch.sha256] for patch in patches],
+            "overlay": [[file.name, file.sha256] for file in overlay],
             "configure": list(spec.configure),
             "compiler": compiler,
             "firmware": {name: sha256_of(path) for name, path in firmware.items()},
         }
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-        return BuildPlan(f"qemu-{version}-{digest}", version, spec, source, patches, firmware, compiler)
+        return BuildPlan(f"qemu-{version}-{digest}", version, spec, source, patches, overlay, firmware, compiler)
 
     def finished(self, plan: BuildPlan) -> Path | None:
         """Return the artifact of ``plan`` when it exists and has the digest that was noted when it was made."""
@@ -179,6 +188,7 @@ class Builder:
         log.unlink(missing_ok=True)
         self._say(f"building {plan.build_id} in {work}, log {log}")
         unpack(plan.source, tree)
+        lay_over(plan.overlay, tree)
         apply_patches(plan.patches, tree)
         _supply_missing_blobs(tree)
         build.mkdir()
@@ -238,11 +248,13 @@ class Builder:
             series=plan.spec.series,
             source={"name": plan.source.name, "sha256": plan.source.sha256},
             patches=[{"name": patch.name, "sha256": patch.sha256} for patch in plan.patches],
+            overlay=[{"name": file.name, "sha256": file.sha256} for file in plan.overlay],
             configure=list(plan.spec.configure),
             compiler=plan.compiler,
             architecture=platform.machine(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine_types=machine_types,
+            capabilities=_capabilities(binary),
             files={},
             gnu_build_id=_gnu_build_id(binary),
             libraries=libraries,
@@ -416,6 +428,22 @@ def _complaint(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     errors = [line.strip() for line in lines if re.search(r"\berror\b|ERROR|FAILED", line)]
     return " | ".join((errors or lines)[-3:])[:1000]
+
+
+def _capabilities(binary: Path) -> list[str]:
+    """Ask the binary itself what it can do beyond stock QEMU."""
+    words = ('{"execute": "qmp_capabilities"}', '{"execute": "query-commands"}', '{"execute": "quit"}')
+    done = subprocess.run(
+        [str(binary), "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"],
+        input="\n".join(words),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode:
+        raise BuildError(f"the new binary does not answer: {done.stderr.strip()[-300:]}")
+    return ["cpr-vfork"] if '"query-cpr-vfork"' in done.stdout else []
 
 
 def _gnu_build_id(binary: Path) -> str:

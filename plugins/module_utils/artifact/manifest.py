@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,7 +26,11 @@ class ManifestError(LiveUpgradeError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One build. ``files``: path in the artifact → SHA-256, of all files but the manifest itself."""
+    """One build. ``files``: path in the artifact → SHA-256, of all files but the manifest itself.
+
+    ``capabilities``: what the binary can do beyond stock QEMU, such as ``cpr-vfork``. ``overlay``: files that were laid over
+    the source before it was patched, each with ``name`` and ``sha256``, as ``patches``.
+    """
 
     schema: int
     kind: str
@@ -43,6 +47,8 @@ class Manifest:
     files: dict[str, str]
     gnu_build_id: str
     libraries: list[str]
+    overlay: list[dict[str, str]] = field(default_factory=list)
+    capabilities: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
@@ -56,12 +62,14 @@ class Manifest:
         if data.get("schema") != SCHEMA:
             raise ManifestError(f"the manifest has schema {data.get('schema')!r}; this collection knows {SCHEMA}")
         for item in dataclasses.fields(cls):
+            if item.name not in data and item.default_factory is not dataclasses.MISSING:
+                continue  # came later than the first artifacts
             if item.name not in data:
                 raise ManifestError(f"the manifest does not tell its {item.name}")
             expected = {"int": int, "str": str}.get(str(item.type), list if str(item.type).startswith("list") else dict)
             if not isinstance(data[item.name], expected):
                 raise ManifestError(f"{item.name} of the manifest is not of type {expected.__name__}")
-        manifest = cls(**{item.name: data[item.name] for item in dataclasses.fields(cls)})
+        manifest = cls(**{item.name: data[item.name] for item in dataclasses.fields(cls) if item.name in data})
         manifest._check()
         return manifest
 

@@ -79,7 +79,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Patch:
-    """One patch of a series, by content."""
+    """One patch of a series, or one file of an overlay, by content."""
 
     name: str
     sha256: str
@@ -142,16 +142,38 @@ def read_series(directory: Path | None) -> list[Patch]:
 
     Raises ``SourceError`` for a patch that is named and missing or lies outside.
     """
-    if directory is None or not (directory / "series").exists():
+    return _listed(directory, "series")
+
+
+def read_overlay(directory: Path | None) -> list[Patch]:
+    """Return the files named by the file ``files`` of ``directory``; none when there is no such file.
+
+    Raises ``SourceError`` as ``read_series``.
+    """
+    return _listed(directory, "files")
+
+
+def _listed(directory: Path | None, index: str) -> list[Patch]:
+    if directory is None or not (directory / index).exists():
         return []
-    names = [line.split("#")[0].split() for line in (directory / "series").read_text().splitlines()]
-    patches = []
+    names = [line.split("#")[0].split() for line in (directory / index).read_text().splitlines()]
+    found = []
     for name in (words[0] for words in names if words):
         path = directory / name
         if not path.resolve().is_relative_to(directory.resolve()) or not path.is_file():
-            raise SourceError(f"series {directory / 'series'} names {name}, which is not a file below it")
-        patches.append(Patch(name, sha256_of(path), path))
-    return patches
+            raise SourceError(f"{directory / index} names {name}, which is not a file below it")
+        found.append(Patch(name, sha256_of(path), path))
+    return found
+
+
+def lay_over(files: Sequence[Patch], tree: Path) -> None:
+    """Copy overlay files into ``tree``. They are new files: one that the source has already is a ``SourceError``."""
+    for file in files:
+        target = tree / file.name
+        if target.exists():
+            raise SourceError(f"the source has a {file.name} already; what changes files is a patch")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.path, target)
 
 
 def apply_patches(patches: Sequence[Patch], tree: Path) -> None:

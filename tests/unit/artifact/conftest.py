@@ -69,6 +69,8 @@ def make_artifact(tmp_path: Path) -> MakeArtifact:
             "series": "11.1",
             "source": {"name": "qemu.tar.xz", "sha256": "0" * 64},
             "patches": [],
+            "overlay": [],
+            "capabilities": ["cpr-vfork"],
             "configure": [],
             "compiler": "gcc",
             "architecture": platform.machine(),

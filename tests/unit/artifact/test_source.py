@@ -19,7 +19,9 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
     SourceError,
     apply_patches,
     debian_mirrors,
+    lay_over,
     obtain,
+    read_overlay,
     read_series,
     unpack,
 )
@@ -221,3 +223,29 @@ def test_series_may_only_name_what_is_there(tmp_path: Path, name: str) -> None:
     (tmp_path / "patches" / "series").write_text(f"{name}\n")
     with pytest.raises(SourceError, match="is not a file below it"):
         read_series(tmp_path / "patches")
+
+
+def _overlay(directory: Path) -> Path:
+    (directory / "migration").mkdir(parents=True)
+    (directory / "migration" / "new.c").write_text("new\n")
+    (directory / "left-behind.c").write_text("not listed\n")
+    (directory / "files").write_text("migration/new.c\n")
+    return directory
+
+
+def test_overlay_adds_the_files_that_it_lists(tmp_path: Path) -> None:
+    files = read_overlay(_overlay(tmp_path / "overlay"))
+
+    lay_over(files, tmp_path / "tree")
+
+    assert [str(path.relative_to(tmp_path / "tree")) for path in (tmp_path / "tree").rglob("*.c")] == ["migration/new.c"]
+    assert [file.sha256 for file in files] == [hashlib.sha256(b"new\n").hexdigest()]
+
+
+def test_overlay_changes_no_file_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "migration").mkdir(parents=True)
+    (tmp_path / "tree" / "migration" / "new.c").write_text("theirs\n")
+
+    with pytest.raises(SourceError, match="has a migration/new.c already"):
+        lay_over(read_overlay(_overlay(tmp_path / "overlay")), tmp_path / "tree")
+    assert (tmp_path / "tree" / "migration" / "new.c").read_text() == "theirs\n"

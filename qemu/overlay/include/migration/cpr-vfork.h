@@ -1,0 +1,57 @@
+/*
+ * CPR by vfork and exec: the new QEMU is made while the guest runs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_CPR_VFORK_H
+#define MIGRATION_CPR_VFORK_H
+
+#include "qapi/qapi-types-cpr-vfork.h"
+#include "qapi/qapi-types-migration.h"
+
+typedef struct CprVforkPage CprVforkPage;
+
+/* The page that both processes share; see migration/cpr-vfork-token.c */
+CprVforkPage *cpr_vfork_page_new(int *fd, Error **errp);
+CprVforkPage *cpr_vfork_page_map(int fd, Error **errp);
+void cpr_vfork_page_free(CprVforkPage *page);
+CprVforkOwner cpr_vfork_owner(CprVforkPage *page);
+bool cpr_vfork_pass(CprVforkPage *page, CprVforkOwner from, CprVforkOwner to);
+void cpr_vfork_mark(CprVforkPage *page, CprVforkPhase phase);
+int64_t cpr_vfork_marked(CprVforkPage *page, CprVforkPhase phase);
+
+/* Old QEMU; all with the BQL unless it says otherwise */
+bool cpr_vfork_check(Error **errp);
+QEMUFile *cpr_vfork_output(Error **errp);
+void cpr_vfork_start(MigrationState *s, Error **errp);
+void cpr_vfork_cancel(void);
+bool cpr_vfork_is_committed(void);
+void cpr_vfork_pause_begins(void);
+bool cpr_vfork_complete(MigrationState *s, Error **errp); /* without BQL */
+void cpr_vfork_abort(void);
+void cpr_vfork_source_destroy(void);
+void cpr_vfork_tell_end(void);
+
+/* Either: misbehave here when the property x-cpr-vfork-fault says so */
+void cpr_vfork_fault(const char *point);
+
+/* New QEMU */
+bool cpr_vfork_has_state(void);
+QEMUFile *cpr_vfork_input(Error **errp);
+bool cpr_vfork_incoming(void);
+void cpr_vfork_incoming_ready(void);
+void cpr_vfork_incoming_loaded(void);
+void cpr_vfork_incoming_running(void);
+
+/* Environment variable with which the old QEMU tells the new one */
+#define CPR_VFORK_ENV "QEMU_CPR_VFORK"
+#define CPR_VFORK_STATE "QEMU_CPR_VFORK_STATE"
+
+/* Messages on the control channel, one byte each */
+#define CPR_VFORK_MSG_READY     'R'
+#define CPR_VFORK_MSG_LOADED    'L'
+#define CPR_VFORK_MSG_COMMIT    'C'
+#define CPR_VFORK_MSG_RUNNING   'G'
+
+#endif

@@ -1,0 +1,186 @@
+/*
+ * CPR by vfork and exec, the new QEMU's side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Until it has taken the token, the new QEMU touches neither guest RAM nor a
+ * disk nor a socket's path, and ends when the old QEMU does.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/sockets.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+#include "exec/cpu-common.h"
+#include "io/channel-file.h"
+#include "migration/cpr.h"
+#include "migration/cpr-vfork.h"
+#include "migration.h"
+#include "qemu-file.h"
+#include "system/runstate.h"
+#include "system/ramblock.h"
+#include "trace.h"
+
+/* migration.h wants the blocks that are sent; these are all blocks. */
+#undef qemu_ram_foreach_block
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static int main_fd = -1, ctl_fd = -1;
+static CprVforkPage *page;
+
+static void G_NORETURN cpr_vfork_give_up(const char *why)
+{
+    error_report("cpr-vfork: %s", why);
+    /* What runs at exit would take away what the old QEMU serves */
+    _exit(EXIT_FAILURE);
+}
+
+static bool cpr_vfork_say(char message)
+{
+    return RETRY_ON_EINTR(send(ctl_fd, &message, 1, MSG_NOSIGNAL)) == 1;
+}
+
+void cpr_vfork_fault(const char *point)
+{
+    const char *fault = migrate_get_current()->cpr_vfork_fault;
+    const char *action;
+
+    if (!fault || !strstart(fault, point, &action) || *action++ != ':') {
+        return;
+    }
+    error_report("cpr-vfork: fault %s", fault);
+    if (!strcmp(action, "exit")) {
+        _exit(3);
+    } else if (!strcmp(action, "kill")) {
+        raise(SIGKILL);
+    } else if (!strcmp(action, "stop")) {
+        raise(SIGSTOP);
+    } else if (!strcmp(action, "hang")) {
+        for (;;) {
+            pause();
+        }
+    } else if (!strcmp(action, "garbage")) {
+        cpr_vfork_say('?');
+    }
+}
+
+bool cpr_vfork_has_state(void)
+{
+    return g_getenv(CPR_VFORK_ENV) != NULL;
+}
+
+bool cpr_vfork_incoming(void)
+{
+    return ctl_fd >= 0;
+}
+
+QEMUFile *cpr_vfork_input(Error **errp)
+{
+    g_autoptr(QIOChannelFile) fioc = NULL;
+    int state_fd, page_fd;
+
+    if (sscanf(g_getenv(CPR_VFORK_ENV), "%d:%d:%d:%d", &state_fd, &main_fd,
+               &ctl_fd, &page_fd) != 4) {
+        error_setg(errp, "cpr-vfork: " CPR_VFORK_ENV " cannot be read");
+        return NULL;
+    }
+    g_unsetenv(CPR_VFORK_ENV);
+    qemu_set_cloexec(state_fd);
+    qemu_set_cloexec(main_fd);
+    qemu_set_cloexec(ctl_fd);
+    page = cpr_vfork_page_map(page_fd, errp);
+    close(page_fd);
+    if (!page) {
+        return NULL;
+    }
+    /* The offset is shared with the old QEMU, which is done with it */
+    lseek(state_fd, 0, SEEK_SET);
+    fioc = qio_channel_file_new_fd(state_fd);
+    qio_channel_set_name(QIO_CHANNEL(fioc), CPR_VFORK_STATE);
+    return qemu_file_new_input(QIO_CHANNEL(fioc));
+}
+
+/*
+ * Fill page tables, so that the guest does not fault its memory in again page
+ * by page.  Only where there is memory: filling holes would use it up.
+ */
+static int cpr_vfork_populate(RAMBlock *block, void *opaque)
+{
+    int fd = qemu_ram_get_fd(block);
+    char *host = qemu_ram_get_host_addr(block);
+    off_t start = block->fd_offset, at = start;
+    off_t end = start + qemu_ram_get_used_length(block);
+
+    while (fd >= 0 && qemu_ram_is_shared(block) && at < end) {
+        off_t data = lseek(fd, at, SEEK_DATA);
+        off_t hole;
+
+        if (data < 0 || data >= end) {
+            break;
+        }
+        hole = lseek(fd, data, SEEK_HOLE);
+        at = hole < 0 ? end : MIN(hole, end);
+        /* An old kernel does not know it; the guest is slower then */
+        madvise(host + (data - start), at - data, MADV_POPULATE_WRITE);
+    }
+    return 0;
+}
+
+/* All devices are realized: listen to the main channel, then say so. */
+void cpr_vfork_incoming_ready(void)
+{
+    g_autofree char *uri = g_strdup_printf("fd:%d", main_fd);
+
+    qmp_migrate_incoming(uri, false, NULL, true, true, &error_fatal);
+    qemu_ram_foreach_block(cpr_vfork_populate, NULL);
+    cpr_vfork_fault("ready");
+    if (!cpr_vfork_say(CPR_VFORK_MSG_READY)) {
+        cpr_vfork_give_up("the old QEMU has ended");
+    }
+}
+
+/*
+ * The device state is loaded.  Activate the disks, which the old QEMU has
+ * inactivated, while it can still take the guest back; then wait for the
+ * commit and take the guest.  Returns only when the guest is ours.
+ */
+void cpr_vfork_incoming_loaded(void)
+{
+    Error *err = NULL;
+    char message = 0;
+
+    if (!migration_block_activate(&err)) {
+        error_prepend(&err, "cannot activate the disks: ");
+        cpr_vfork_give_up(error_get_pretty(err));
+    }
+    cpr_vfork_fault("loaded");
+    cpr_vfork_mark(page, CPR_VFORK_PHASE_LOADED);
+    if (!cpr_vfork_say(CPR_VFORK_MSG_LOADED)) {
+        cpr_vfork_give_up("the old QEMU has ended");
+    }
+
+    /* Whether it was said or the old QEMU has ended: the token tells */
+    (void)RETRY_ON_EINTR(read(ctl_fd, &message, 1));
+    cpr_vfork_fault("committed");
+    if (!cpr_vfork_pass(page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_NEW)) {
+        cpr_vfork_give_up("the old QEMU keeps the guest");
+    }
+    cpr_vfork_fault("taken");
+}
+
+void cpr_vfork_incoming_running(void)
+{
+    cpr_vfork_mark(page, CPR_VFORK_PHASE_RUNNING);
+    cpr_vfork_fault("running");
+    /* The old QEMU may have ended, which is its business now */
+    cpr_vfork_say(CPR_VFORK_MSG_RUNNING);
+    close(ctl_fd);
+    ctl_fd = -1;
+    g_clear_pointer(&page, cpr_vfork_page_free);
+}

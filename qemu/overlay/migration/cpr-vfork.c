@@ -1,0 +1,662 @@
+/*
+ * CPR by vfork and exec, the old QEMU's side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The new QEMU is a child of the old one.  It makes itself ready while the
+ * guest runs; then the guest is stopped, its device state goes over a socket
+ * pair, and the new QEMU says that it has loaded it.  Up to here any error,
+ * EOF or time-out makes the old QEMU kill and reap the child and run the guest
+ * on.  To commit, the old QEMU gives up the token (see cpr-vfork-token.c);
+ * from there on the token alone says who runs the guest.
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include "qemu/config-file.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/memfd.h"
+#include "qemu/option.h"
+#include "qemu/sockets.h"
+#include "qemu/thread.h"
+#include "qemu/units.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-builtin-visit.h"
+#include "qapi/qapi-commands-cpr-vfork.h"
+#include "qapi/qapi-events-cpr-vfork.h"
+#include "qapi/type-helpers.h"
+#include "io/channel-file.h"
+#include "io/channel-util.h"
+#include "migration/cpr.h"
+#include "migration/cpr-vfork.h"
+#include "migration/misc.h"
+#include "cpr-vfork-compat.h"
+#include "options.h"
+#include "qemu-file.h"
+#include "trace.h"
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC (1U << 2)
+#endif
+
+#define STATE_BUFFER_BYTES  (4 * MiB)
+/* New QEMU has all it needs to start the vCPUs: it is a matter of ms. */
+#define RUNNING_TIMEOUT_MS  10000
+#define NEVER               INT64_MAX
+
+/* How hand-overs are made; changed by cpr-vfork-set */
+static struct {
+    uint32_t pause_budget_ms;
+    uint32_t prepare_timeout_ms;
+    bool rehearse;
+    intList *fds;
+} set = { .pause_budget_ms = 1000, .prepare_timeout_ms = 60000 };
+
+/* The present or last hand-over.  BQL, except for what @lock protects. */
+static struct {
+    bool begun;             /* its end was not told yet */
+    bool active;            /* the child is ours: neither reaped nor let go */
+    bool committed;
+    CprVforkPhase phase;
+    char *reason;
+    pid_t pid;
+    int state_fd, page_fd, main_fd, ctl_fd;
+    CprVforkPage *page;
+    uint32_t limit_ms;      /* what the deadline was made of, for messages */
+
+    QemuThread watchdog;
+    QemuMutex lock;         /* the rest */
+    QemuCond cond;
+    int64_t deadline_ms;    /* QEMU_CLOCK_REALTIME */
+    bool stop, fired;
+} old = { .state_fd = -1, .page_fd = -1, .main_fd = -1, .ctl_fd = -1 };
+
+static void cpr_vfork_tell(void)
+{
+    qapi_event_send_cpr_vfork(old.phase, old.pid, old.reason);
+}
+
+static void cpr_vfork_enter(CprVforkPhase phase)
+{
+    old.phase = phase;
+    cpr_vfork_mark(old.page, phase);
+    cpr_vfork_tell();
+}
+
+/************************************************************************/
+/* Deadlines */
+
+/*
+ * A child that hangs may block us in a write to the main channel with the
+ * BQL held, so that a timer of the main loop would be of no use.
+ */
+static void *cpr_vfork_watchdog(void *opaque)
+{
+    QEMU_LOCK_GUARD(&old.lock);
+    while (!old.stop) {
+        int64_t left_ms;
+
+        if (old.deadline_ms == NEVER) {
+            qemu_cond_wait(&old.cond, &old.lock);
+            continue;
+        }
+        left_ms = old.deadline_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        if (left_ms <= 0) {
+            old.fired = true;
+            /* No other process can have the pid: it is reaped after our end */
+            kill(old.pid, SIGKILL);
+            break;
+        }
+        qemu_cond_timedwait(&old.cond, &old.lock, left_ms);
+    }
+    return NULL;
+}
+
+static void cpr_vfork_set_deadline(uint32_t limit_ms)
+{
+    QEMU_LOCK_GUARD(&old.lock);
+    old.limit_ms = limit_ms;
+    old.deadline_ms = limit_ms ?
+                      qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + limit_ms : NEVER;
+    qemu_cond_signal(&old.cond);
+}
+
+static void cpr_vfork_start_watchdog(void)
+{
+    old.stop = old.fired = false;
+    old.deadline_ms = NEVER;
+    qemu_mutex_init(&old.lock);
+    qemu_cond_init(&old.cond);
+    qemu_thread_create(&old.watchdog, "mig/vfork", cpr_vfork_watchdog, NULL,
+                       QEMU_THREAD_JOINABLE);
+}
+
+static void cpr_vfork_end_watchdog(void)
+{
+    WITH_QEMU_LOCK_GUARD(&old.lock) {
+        old.stop = true;
+        qemu_cond_signal(&old.cond);
+    }
+    qemu_thread_join(&old.watchdog);
+    qemu_cond_destroy(&old.cond);
+    qemu_mutex_destroy(&old.lock);
+}
+
+/************************************************************************/
+/* The child */
+
+static bool cpr_vfork_keep_fd(int fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+
+    return flags >= 0 && fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC) == 0;
+}
+
+/*
+ * Runs in the child, which shares our memory until it executes: nothing but
+ * async-signal-safe calls, and no change to what we would see.  The descriptor
+ * table is its own.
+ */
+static void G_NORETURN cpr_vfork_exec(char **argv, char **envp,
+                                      const int *fds, size_t n_fds,
+                                      /* volatile: read by the parent */
+                                      volatile int *error)
+{
+    struct sigaction action;
+    sigset_t none;
+    bool ok;
+
+    for (int sig = 1; sig < NSIG; sig++) {
+        if (!sigaction(sig, NULL, &action) && action.sa_handler != SIG_IGN) {
+            action.sa_handler = SIG_DFL;
+            action.sa_flags = 0;
+            sigaction(sig, &action, NULL);
+        }
+    }
+    /* Since Linux 5.11; without it, what QEMU marked itself has to do */
+    syscall(__NR_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+    ok = cpr_walk_fd(cpr_vfork_keep_fd);
+    for (size_t i = 0; ok && i < n_fds; i++) {
+        ok = cpr_vfork_keep_fd(fds[i]);
+    }
+    if (ok) {
+        sigemptyset(&none);
+        pthread_sigmask(SIG_SETMASK, &none, NULL);
+        execve(argv[0], argv, envp);
+    }
+    *error = errno;
+    _exit(127);
+}
+
+static pid_t cpr_vfork_spawn(char **argv, char **envp, const int *fds,
+                             size_t n_fds, Error **errp)
+{
+    volatile int error = 0;     /* volatile: written by the child */
+    sigset_t all, before;
+    pid_t pid;
+
+    /* No handler of ours may run in the child */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid = vfork();
+    if (pid == 0) {
+        cpr_vfork_exec(argv, envp, fds, n_fds, &error);
+    }
+    if (pid < 0) {
+        error = errno;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+
+    if (error) {
+        if (pid > 0) {
+            waitpid(pid, NULL, 0);
+        }
+        error_setg_errno(errp, error, "cpr-vfork: cannot execute %s", argv[0]);
+        return -1;
+    }
+    return pid;
+}
+
+/* End the child, know that it is gone, and say how it ended. */
+static char *cpr_vfork_reap(void)
+{
+    bool fired;
+    int status;
+
+    cpr_vfork_end_watchdog();
+    fired = old.fired;
+    /* One that is about to exit keeps the status it exits with */
+    kill(old.pid, SIGKILL);
+    while (waitpid(old.pid, &status, 0) < 0 && errno == EINTR) {
+        continue;
+    }
+    old.active = false;
+
+    if (fired && old.phase < CPR_VFORK_PHASE_READY) {
+        return g_strdup_printf("the new QEMU was not ready within %" PRIu32
+                               " ms", old.limit_ms);
+    }
+    if (fired) {
+        return g_strdup_printf("the pause exceeded its budget of %" PRIu32
+                               " ms", old.limit_ms);
+    }
+    if (WIFEXITED(status)) {
+        return g_strdup_printf("the new QEMU exited with status %d",
+                               WEXITSTATUS(status));
+    }
+    return g_strdup_printf("the new QEMU was killed by signal %d",
+                           WTERMSIG(status));
+}
+
+static void cpr_vfork_close_fds(void)
+{
+    int *fds[] = { &old.page_fd, &old.main_fd, &old.ctl_fd };
+
+    if (old.ctl_fd >= 0) {
+        qemu_set_fd_handler(old.ctl_fd, NULL, NULL, NULL);
+    }
+    for (int i = 0; i < ARRAY_SIZE(fds); i++) {
+        if (*fds[i] >= 0) {
+            close(*fds[i]);
+            *fds[i] = -1;
+        }
+    }
+}
+
+/* Before the guest runs on here, after any failure.  Idempotent. */
+void cpr_vfork_abort(void)
+{
+    g_autofree char *how = NULL;
+
+    if (!old.active || old.committed) {
+        return;
+    }
+    how = cpr_vfork_reap();
+    if (!old.reason) {
+        old.reason = g_steal_pointer(&how);
+    }
+    cpr_vfork_close_fds();
+    old.phase = CPR_VFORK_PHASE_ABORTED;
+    cpr_vfork_mark(old.page, CPR_VFORK_PHASE_ABORTED);
+}
+
+/* The migration is over, whatever way. */
+void cpr_vfork_source_destroy(void)
+{
+    cpr_vfork_abort();
+    if (old.active) {
+        /* It is the VM now, or nobody is */
+        cpr_vfork_end_watchdog();
+        cpr_vfork_close_fds();
+        old.active = false;
+    }
+    old.state_fd = -1;      /* closed with its QEMUFile */
+}
+
+/* All is settled: whoever hears of the end may begin anew. */
+void cpr_vfork_tell_end(void)
+{
+    if (old.begun) {
+        old.begun = false;
+        cpr_vfork_tell();
+    }
+}
+
+/* The child's end makes everybody who waits for it go on. */
+void cpr_vfork_cancel(void)
+{
+    if (old.active && !old.committed) {
+        if (!old.reason) {
+            old.reason = g_strdup("it was cancelled");
+        }
+        kill(old.pid, SIGKILL);
+    }
+}
+
+bool cpr_vfork_is_committed(void)
+{
+    return old.active && old.committed;
+}
+
+/************************************************************************/
+/* Preparation */
+
+static bool cpr_vfork_sandbox_denies(void)
+{
+    QemuOptsList *list = qemu_find_opts_err("sandbox", NULL);
+    QemuOpts *opts = list ? qemu_opts_find(list, NULL) : NULL;
+
+    return opts && g_strcmp0(qemu_opt_get(opts, "spawn"), "deny") == 0;
+}
+
+bool cpr_vfork_check(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+    const char *program = s->parameters.cpr_exec_command->value;
+
+    if (migrate_multifd() || migrate_tls() || migrate_return_path() ||
+        migrate_postcopy_ram() || migrate_background_snapshot()) {
+        error_setg(errp, "cpr-vfork cannot be combined with multifd, TLS, "
+                   "return-path, postcopy or background-snapshot");
+        return false;
+    }
+    if (cpr_vfork_sandbox_denies()) {
+        error_setg(errp, "cpr-vfork cannot execute anything: this QEMU runs "
+                   "with -sandbox spawn=deny");
+        return false;
+    }
+    if (!g_path_is_absolute(program) || access(program, X_OK) < 0) {
+        error_setg(errp, "cpr-vfork: %s is not the absolute path of a program "
+                   "that can be executed", program);
+        return false;
+    }
+    return true;
+}
+
+QEMUFile *cpr_vfork_output(Error **errp)
+{
+    g_autoptr(QIOChannelFile) fioc = NULL;
+
+    old.state_fd = qemu_memfd_create(CPR_VFORK_STATE, 0, false, 0, 0, errp);
+    if (old.state_fd < 0) {
+        return NULL;
+    }
+    fioc = qio_channel_file_new_fd(old.state_fd);
+    qio_channel_set_name(QIO_CHANNEL(fioc), CPR_VFORK_STATE);
+    return qemu_file_new_output(QIO_CHANNEL(fioc));
+}
+
+/* The first word of new QEMU, or its end. */
+static void cpr_vfork_ctl_read(void *opaque)
+{
+    MigrationState *s = migrate_get_current();
+    Error *err = NULL;
+    QIOChannel *ioc;
+    char message = 0;
+    ssize_t n = RETRY_ON_EINTR(read(old.ctl_fd, &message, 1));
+
+    qemu_set_fd_handler(old.ctl_fd, NULL, NULL, NULL);
+    if (n != 1 || message != CPR_VFORK_MSG_READY) {
+        if (n == 1) {
+            old.reason = g_strdup("the new QEMU does not speak the protocol");
+        }
+        cpr_vfork_abort();
+        error_setg(&err, "cpr-vfork: %s", old.reason);
+        cpr_vfork_connect_failed(s, err);
+        return;
+    }
+    cpr_vfork_set_deadline(0);
+    cpr_vfork_enter(CPR_VFORK_PHASE_READY);
+
+    ioc = qio_channel_new_fd(old.main_fd, &err);
+    if (!ioc) {
+        cpr_vfork_abort();
+        cpr_vfork_connect_failed(s, err);
+        return;
+    }
+    old.main_fd = -1;
+    qio_channel_set_name(ioc, "migration-vfork-outgoing");
+    cpr_vfork_connect(s, ioc);
+    object_unref(OBJECT(ioc));
+}
+
+static bool cpr_vfork_make_channels(int *main_new, int *ctl_new, Error **errp)
+{
+    int size = STATE_BUFFER_BYTES;
+    int main_pair[2], ctl_pair[2];
+
+    if (qemu_socketpair(AF_UNIX, SOCK_STREAM, 0, main_pair) < 0) {
+        error_setg_errno(errp, errno, "cpr-vfork: socketpair");
+        return false;
+    }
+    if (qemu_socketpair(AF_UNIX, SOCK_STREAM, 0, ctl_pair) < 0) {
+        error_setg_errno(errp, errno, "cpr-vfork: socketpair");
+        close(main_pair[0]);
+        close(main_pair[1]);
+        return false;
+    }
+    /* The whole device state should fit, so that nobody waits for the other */
+    setsockopt(main_pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    old.main_fd = main_pair[0];
+    old.ctl_fd = ctl_pair[0];
+    *main_new = main_pair[1];
+    *ctl_new = ctl_pair[1];
+    return true;
+}
+
+/* Descriptors for new QEMU besides those of the CPR state */
+static GArray *cpr_vfork_inherited(int main_new, int ctl_new)
+{
+    GArray *fds = g_array_new(false, false, sizeof(int));
+    int own[] = { old.state_fd, main_new, ctl_new, old.page_fd };
+
+    g_array_append_vals(fds, own, ARRAY_SIZE(own));
+    for (intList *item = set.fds; item; item = item->next) {
+        int fd = item->value;
+
+        g_array_append_val(fds, fd);
+    }
+    return fds;
+}
+
+void cpr_vfork_start(MigrationState *s, Error **errp)
+{
+    g_auto(GStrv) argv = strv_from_str_list(s->parameters.cpr_exec_command);
+    g_auto(GStrv) envp = g_get_environ();
+    g_autofree char *value = NULL;
+    g_autoptr(GArray) fds = NULL;
+    int main_new, ctl_new;
+
+    g_clear_pointer(&old.reason, g_free);
+    g_clear_pointer(&old.page, cpr_vfork_page_free);
+    old.phase = CPR_VFORK_PHASE_IDLE;
+    old.committed = false;
+    old.page = cpr_vfork_page_new(&old.page_fd, errp);
+    if (!old.page) {
+        return;
+    }
+    if (!cpr_vfork_make_channels(&main_new, &ctl_new, errp)) {
+        cpr_vfork_close_fds();
+        return;
+    }
+    value = g_strdup_printf("%d:%d:%d:%d", old.state_fd, main_new, ctl_new,
+                            old.page_fd);
+    envp = g_environ_setenv(envp, CPR_VFORK_ENV, value, true);
+    fds = cpr_vfork_inherited(main_new, ctl_new);
+    old.pid = cpr_vfork_spawn(argv, envp, (const int *)fds->data, fds->len,
+                              errp);
+    close(main_new);
+    close(ctl_new);
+    if (old.pid < 0) {
+        cpr_vfork_close_fds();
+        return;
+    }
+    old.begun = old.active = true;
+    cpr_vfork_start_watchdog();
+    cpr_vfork_enter(CPR_VFORK_PHASE_SPAWNED);
+    cpr_vfork_set_deadline(set.prepare_timeout_ms);
+    qemu_set_fd_handler(old.ctl_fd, cpr_vfork_ctl_read, NULL, NULL);
+}
+
+/************************************************************************/
+/* The pause */
+
+void cpr_vfork_pause_begins(void)
+{
+    cpr_vfork_mark(old.page, CPR_VFORK_PHASE_STOPPED);
+    old.phase = CPR_VFORK_PHASE_STOPPED;
+    cpr_vfork_set_deadline(set.pause_budget_ms);
+}
+
+typedef enum { SAID, ENDED, SILENT } Heard;
+
+/* Wait for the next message of the child, its end, or the time-out. */
+static Heard cpr_vfork_hear(char *message, int timeout_ms)
+{
+    struct pollfd ctl = { .fd = old.ctl_fd, .events = POLLIN };
+
+    if (RETRY_ON_EINTR(poll(&ctl, 1, timeout_ms)) == 0) {
+        return SILENT;
+    }
+    return RETRY_ON_EINTR(read(old.ctl_fd, message, 1)) == 1 ? SAID : ENDED;
+}
+
+/* The point of no return, with the BQL.  Cancelling is over from here on. */
+static bool cpr_vfork_commit(MigrationState *s, Error **errp)
+{
+    char message = CPR_VFORK_MSG_COMMIT;
+
+    if (s->state != MIGRATION_STATUS_DEVICE) {
+        cpr_vfork_cancel();
+        error_setg(errp, "cpr-vfork: %s", old.reason);
+        return false;
+    }
+    if (set.rehearse) {
+        old.reason = g_strdup("it was a rehearsal: the new QEMU loaded the VM");
+        error_setg(errp, "cpr-vfork: %s", old.reason);
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&old.lock) {
+        if (!old.fired) {
+            /* The watchdog may not kill the owner of the guest */
+            old.deadline_ms = NEVER;
+            old.committed = true;
+        }
+    }
+    if (!old.committed) {
+        error_setg(errp, "cpr-vfork: the pause exceeded its budget of %" PRIu32
+                   " ms", old.limit_ms);
+        return false;
+    }
+    cpr_vfork_fault("old-commit");
+    old.phase = CPR_VFORK_PHASE_COMMITTED;
+    cpr_vfork_mark(old.page, CPR_VFORK_PHASE_COMMITTED);
+    cpr_vfork_pass(old.page, CPR_VFORK_OWNER_OLD, CPR_VFORK_OWNER_GIVEN);
+    cpr_vfork_fault("old-given");
+    /* If this fails it is gone, which is noticed next */
+    (void)RETRY_ON_EINTR(send(old.ctl_fd, &message, 1, MSG_NOSIGNAL));
+    return true;
+}
+
+/* After the commit: did new QEMU start the guest?  Decided by the token. */
+static bool cpr_vfork_confirm(Error **errp)
+{
+    char message = 0;
+    Heard heard = cpr_vfork_hear(&message, RUNNING_TIMEOUT_MS);
+
+    if (heard == SAID && message == CPR_VFORK_MSG_RUNNING) {
+        old.phase = CPR_VFORK_PHASE_RUNNING;
+        return true;
+    }
+    if (cpr_vfork_pass(old.page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_OLD)) {
+        /* It never took it, and cannot any more */
+        old.committed = false;
+        error_setg(errp, "cpr-vfork: the new QEMU did not take the guest");
+        return false;
+    }
+    old.phase = CPR_VFORK_PHASE_RUNNING;
+    if (heard == ENDED) {
+        /* An owner closes the channel by its end only, before it has spoken */
+        while (waitpid(old.pid, NULL, 0) < 0 && errno == EINTR) {
+            continue;
+        }
+        old.phase = CPR_VFORK_PHASE_LOST;
+        old.reason = g_strdup("the new QEMU ended after it had taken the "
+                              "guest");
+        error_report("cpr-vfork: %s", old.reason);
+    }
+    return true;
+}
+
+/* In the migration thread, without the BQL, once the state was sent. */
+bool cpr_vfork_complete(MigrationState *s, Error **errp)
+{
+    char message = 0;
+    Heard heard;
+    bool ok;
+
+    cpr_vfork_mark(old.page, CPR_VFORK_PHASE_SAVED);
+    old.phase = CPR_VFORK_PHASE_SAVED;
+    /* The watchdog limits it, by killing the child */
+    heard = cpr_vfork_hear(&message, -1);
+
+    bql_lock();
+    if (heard == SAID && message == CPR_VFORK_MSG_LOADED) {
+        old.phase = CPR_VFORK_PHASE_LOADED;
+        ok = cpr_vfork_commit(s, errp);
+    } else {
+        if (heard == SAID) {
+            old.reason = g_strdup("the new QEMU does not speak the protocol");
+        }
+        cpr_vfork_abort();
+        error_setg(errp, "cpr-vfork: %s", old.reason);
+        ok = false;
+    }
+    bql_unlock();
+
+    return ok && cpr_vfork_confirm(errp);
+}
+
+/************************************************************************/
+/* QMP */
+
+void qmp_cpr_vfork_set(bool has_pause_budget, uint32_t pause_budget,
+                       bool has_prepare_timeout, uint32_t prepare_timeout,
+                       bool has_rehearse, bool rehearse,
+                       bool has_fds, intList *fds, Error **errp)
+{
+    if (old.active) {
+        error_setg(errp, "A hand-over is under way");
+        return;
+    }
+    if ((has_pause_budget && !pause_budget) ||
+        (has_prepare_timeout && !prepare_timeout)) {
+        error_setg(errp, "A time of 0 ms is not possible");
+        return;
+    }
+    for (intList *item = has_fds ? fds : NULL; item; item = item->next) {
+        if (item->value < 3 || item->value > INT_MAX ||
+            fcntl(item->value, F_GETFD) < 0) {
+            error_setg(errp, "Descriptor %" PRId64 " is not open", item->value);
+            return;
+        }
+    }
+    set.pause_budget_ms = has_pause_budget ? pause_budget : 1000;
+    set.prepare_timeout_ms = has_prepare_timeout ? prepare_timeout : 60000;
+    set.rehearse = has_rehearse && rehearse;
+    qapi_free_intList(set.fds);
+    set.fds = has_fds ? QAPI_CLONE(intList, fds) : NULL;
+}
+
+CprVforkInfo *qmp_query_cpr_vfork(Error **errp)
+{
+    CprVforkInfo *info = g_new0(CprVforkInfo, 1);
+    CprVforkPhaseTimeList **tail = &info->times;
+    int64_t start_us;
+
+    info->phase = old.phase;
+    info->rehearsal = set.rehearse;
+    info->owner = old.page ? cpr_vfork_owner(old.page) : CPR_VFORK_OWNER_OLD;
+    info->has_child_pid = old.pid > 0;
+    info->child_pid = old.pid;
+    info->reason = g_strdup(old.reason);
+    start_us = old.page ? cpr_vfork_marked(old.page, CPR_VFORK_PHASE_SPAWNED)
+                        : 0;
+    for (int phase = 0; start_us && phase < CPR_VFORK_PHASE__MAX; phase++) {
+        int64_t marked_us = cpr_vfork_marked(old.page, phase);
+
+        if (marked_us) {
+            CprVforkPhaseTime *entry = g_new0(CprVforkPhaseTime, 1);
+
+            entry->phase = phase;
+            entry->time = marked_us - start_us;
+            QAPI_LIST_APPEND(tail, entry);
+        }
+    }
+    return info;
+}
