@@ -41,6 +41,7 @@ options:
     type: str
     choices:
       - auto
+      - vfork
       - cpr-transfer
     default: auto
   memory_headroom_mib:
@@ -157,7 +158,7 @@ def main() -> None:
             "build_id": {"type": "str", "required": True},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
             "vms": {"type": "list", "elements": "str", "default": []},
-            "mechanism": {"type": "str", "choices": ["auto", "cpr-transfer"], "default": "auto"},
+            "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
             "memory_headroom_mib": {"type": "int", "default": 256},
             "disk_headroom_mib": {"type": "int", "default": 64},
             "require_way_back": {"type": "bool", "default": True},

@@ -51,6 +51,7 @@ options:
     type: str
     choices:
       - auto
+      - vfork
       - cpr-transfer
     default: auto
   parallel:
@@ -200,7 +201,7 @@ def main() -> None:
             "run_dir": {"type": "path", "default": "/run/vmm-live-upgrade"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
-            "mechanism": {"type": "str", "choices": ["auto", "cpr-transfer"], "default": "auto"},
+            "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
             "parallel": {"type": "int", "default": 1},
             "downtime_budget_ms": {"type": "int", "default": 1000},
             "prepare_timeout_s": {"type": "int", "default": 60},

@@ -32,6 +32,9 @@ REFUSALS = {
     "ram-unknown": _OTHER_WAY,
     "device-not-coverable": "unplug the device for the time of the upgrade, or " + _OTHER_WAY,
     "command-not-recreatable": "remove what is named (unplug it, or restart the VM without it), or " + _OTHER_WAY,
+    # Can it do what was asked for?
+    "vfork-unavailable": "ask for mechanism auto or cpr-transfer, or use builds that have the mode",
+    "sandbox-spawn": "ask for mechanism auto or cpr-transfer, or restart the VM without -sandbox spawn=deny",
     # Can the process have a twin?
     "security-label": _OTHER_WAY + ": the new process cannot be given the old one's confinement",
     "other-namespace": "run the upgrade from inside the namespace, or " + _OTHER_WAY,

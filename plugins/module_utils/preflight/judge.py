@@ -33,12 +33,14 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.process
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.vmstate_check import check_vmstate
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import parse
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
+    Obstacle,
     command_obstacles,
     cpr_transfer_obstacles,
+    vfork_obstacles,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import plan_command
 
@@ -110,15 +112,28 @@ def _begin(vms: list[Vm], request: PreflightRequest) -> list[Verdict]:
 def _judge(vm: Vm, verdict: Verdict, court: _Court) -> Verdict:
     _guarded(verdict, _check_all, vm, court)
     if verdict.refusals:
-        verdict.mechanism_reason = "cpr-transfer is not possible: " + "; ".join(
-            item.message for item in verdict.refusals
-        )
-    else:
-        verdict.mechanism = "cpr-transfer"
-        verdict.mechanism_reason = (
-            "all memory is shared, every descriptor can be handed over, both builds are 10.2 or newer"
-        )
+        verdict.mechanism = None
+        verdict.mechanism_reason = "no mechanism is possible: " + "; ".join(item.message for item in verdict.refusals)
     return verdict
+
+
+def _choose_mechanism(verdict: Verdict, vm: Vm, options: list[Option], court: _Court) -> str:
+    """Choose the mechanism, say why, and refuse the VM when the one that was asked for is not possible."""
+    obstacles = vfork_obstacles(vm, options)
+    if "cpr-vfork" not in court.build.staged.manifest.capabilities:
+        obstacles.append(Obstacle("vfork-unavailable", "the new build has no mode cpr-vfork"))
+    wanted = court.request.mechanism
+    if wanted == "vfork":
+        for obstacle in obstacles:
+            verdict.refuse(obstacle.code, obstacle.message)
+    if wanted == "vfork" or (wanted == "auto" and not obstacles):
+        verdict.mechanism = "vfork"
+        verdict.mechanism_reason = "both builds have the mode cpr-vfork, whose old QEMU takes the guest back by itself"
+    else:
+        why = "; ".join(obstacle.message for obstacle in obstacles) if wanted == "auto" else "it was asked for"
+        verdict.mechanism = "cpr-transfer"
+        verdict.mechanism_reason = f"both builds are 10.2 or newer; not vfork: {why}" if wanted == "auto" else why
+    return verdict.mechanism
 
 
 def _guarded(verdict: Verdict, check: Callable[..., None], *arguments: object) -> None:
@@ -143,13 +158,14 @@ def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
-    if not _check_with_monitor(verdict, vm, court):
+    mechanism = _choose_mechanism(verdict, vm, options, court)
+    if not _check_with_monitor(verdict, vm, mechanism, court):
         for obstacle in command_obstacles(vm, options):
             verdict.refuse(obstacle.code, obstacle.message)
     _add_notes(verdict, vm, court)
 
 
-def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> bool:
+def _check_with_monitor(verdict: Verdict, vm: Vm, mechanism: str, court: _Court) -> bool:
     """What takes a conversation with the VM; return whether there was one. Without it the VM is refused already."""
     path = next((endpoint.path for endpoint in vm.qmp_endpoints if endpoint.state == "ok"), None)
     if path is None or vm.status is None:
@@ -160,16 +176,16 @@ def _check_with_monitor(verdict: Verdict, vm: Vm, court: _Court) -> bool:
             if vm.machine_type in staged.manifest.machine_types:
                 types = monitor.device_types(qmp)
                 check_vmstate(verdict, court.request, vm, court.store, staged, types)
-            _check_command(verdict, vm, qmp, staged)
+            _check_command(verdict, vm, qmp, staged, mechanism)
     except QmpError as exc:
         verdict.refuse("qmp-silent", str(exc).replace(f"/proc/{vm.pid}/root", ""))
         return False
     return True
 
 
-def _check_command(verdict: Verdict, vm: Vm, qmp: QmpClient, staged: StagedBuild) -> None:
+def _check_command(verdict: Verdict, vm: Vm, qmp: QmpClient, staged: StagedBuild, mechanism: str) -> None:
     try:
-        plan = plan_command(vm, qmp, staged.path)
+        plan = plan_command(vm, qmp, staged.path, mechanism)
     except QmpError:
         raise
     except LiveUpgradeError as exc:

@@ -21,7 +21,6 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
@@ -33,45 +32,25 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
     QmpTimeoutError,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
+    SETTLES_S,
+    UNRESPONSIVE_S,
+    Committed,
+    GuestLost,
+    GuestStranded,
+    Limits,
+    TakenBack,
+    end_process,
+    has_ended,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like, start_ticks
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 
 _CAPABILITIES = {"return-path", "events"}
-_SOURCE_SETTLES_S = 30.0
-_UNRESPONSIVE_S = 5.0
-
-
-class TakenBack(LiveUpgradeError):
-    """The upgrade failed and the old process runs the guest on."""
-
-
-class GuestStranded(LiveUpgradeError):
-    """Nothing runs the guest, but a process holds its whole state; a person has to decide."""
-
-
-class GuestLost(LiveUpgradeError):
-    """No process holds the guest any more."""
 
 
 class _TransferFailed(LiveUpgradeError):
     """Internal: the transfer did not complete; take the guest back."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """``prepare_s``: from the start of the target until the guest pauses. ``downtime_s``: the longest pause allowed."""
-
-    prepare_s: float
-    downtime_s: float
-
-
-@dataclass(frozen=True)
-class Committed:
-    """The target runs the guest. Times are QEMU's own event times, CLOCK_REALTIME, in microseconds."""
-
-    target_pid: int
-    stop_us: int
-    resume_us: int
 
 
 class CprTransfer:
@@ -122,7 +101,7 @@ class CprTransfer:
             self._target_pid = target_pid
             self._target_pidfd = os.pidfd_open(target_pid)
             try:
-                self._target = QmpClient.attach(self._monitor_path, timeout_s=_UNRESPONSIVE_S)
+                self._target = QmpClient.attach(self._monitor_path, timeout_s=UNRESPONSIVE_S)
                 if self._target.execute("query-status")["status"] == "running":
                     return Committed(target_pid, 0, 0)
             except QmpError:
@@ -134,7 +113,7 @@ class CprTransfer:
 
     def _settle(self, cause: BaseException) -> None:
         """Return when the target holds the whole guest and is to run it; raise when it is not."""
-        if self._target_pidfd >= 0 and select.select([self._target_pidfd], [], [], 0.2)[0]:
+        if self._target_pidfd >= 0 and has_ended(self._target_pidfd, 0.2):
             cause = LiveUpgradeError(f"{self._target_end()}; seen as: {cause}")
         if not self._source_is_alive():
             self._outlive_source(cause)
@@ -143,19 +122,9 @@ class CprTransfer:
             raise TakenBack(str(cause)) from cause
 
     def release_source(self) -> None:
-        """End the old process, which no longer owns the guest. Raises ``LiveUpgradeError`` when it does not go.
-
-        By SIGKILL: an orderly exit would unlink the sockets and the pid file that the new process serves.
-        """
+        """End the old process, which no longer owns the guest. Raises ``LiveUpgradeError`` when it does not go."""
         self._source.close()
-        try:
-            syscalls.pidfd_send_signal(self._source_pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        if not select.select([self._source_pidfd], [], [], _SOURCE_SETTLES_S)[0]:
-            raise LiveUpgradeError(
-                f"old process {self._source_pid} was killed but has not gone after {_SOURCE_SETTLES_S:g} s"
-            )
+        end_process(self._source_pid, self._source_pidfd)
 
     def close(self) -> None:
         """Close descriptors; processes are left as they are. Idempotent."""
@@ -236,7 +205,7 @@ class CprTransfer:
             if self._target_pidfd in ready:
                 # The source notices by itself: its channel breaks. It only gets a bounded time for that.
                 watched.remove(self._target_pidfd)
-                deadline = min(deadline, time.monotonic() + _UNRESPONSIVE_S)
+                deadline = min(deadline, time.monotonic() + UNRESPONSIVE_S)
                 why_late = self._target_end()
 
     def _why_failed(self) -> str:
@@ -266,13 +235,13 @@ class CprTransfer:
         holder = f"the new process {self._target_pid} holds the guest"
         try:
             if self._target is None:
-                self._target = QmpClient.attach(self._monitor_path, timeout_s=_UNRESPONSIVE_S)
-            self._target.execute("cont", timeout_s=_SOURCE_SETTLES_S)
-            resumed = self._target.wait_event({"RESUME"}, _SOURCE_SETTLES_S)
+                self._target = QmpClient.attach(self._monitor_path, timeout_s=UNRESPONSIVE_S)
+            self._target.execute("cont", timeout_s=SETTLES_S)
+            resumed = self._target.wait_event({"RESUME"}, SETTLES_S)
         except QmpCommandError as exc:
             raise GuestStranded(f"{holder}, paused, and refuses to start it: {exc.description}") from exc
         except QmpError as exc:
-            if self._target_pidfd < 0 or select.select([self._target_pidfd], [], [], 0)[0]:
+            if self._target_pidfd < 0 or has_ended(self._target_pidfd):
                 raise GuestLost(f"after the hand-over {self._target_end()}") from exc
             raise GuestStranded(f"{holder} and was told to start it, but does not answer ({exc})") from exc
         return Committed(self._target_pid, self._stop_us, resumed.timestamp_us)
@@ -291,7 +260,7 @@ class CprTransfer:
         except QmpTimeoutError as exc:
             raise GuestStranded(f"the old process {self._source_pid} does not answer; the new one was ended") from exc
         self._reap_target()
-        deadline = time.monotonic() + _SOURCE_SETTLES_S
+        deadline = time.monotonic() + SETTLES_S
         while True:
             run_state = self._source_run_state()
             if run_state == "running":
@@ -305,21 +274,21 @@ class CprTransfer:
                     ) from None
 
     def _source_run_state(self) -> str:
-        return str(self._source.execute("query-status", timeout_s=_UNRESPONSIVE_S)["status"])
+        return str(self._source.execute("query-status", timeout_s=UNRESPONSIVE_S)["status"])
 
     def _cancel_source(self) -> str:
         """Cancel, and return the state in which the source's migration ended: the one decision about who runs on."""
         try:
-            return self._ended_state(_UNRESPONSIVE_S)
+            return self._ended_state(UNRESPONSIVE_S)
         except QmpTimeoutError:
             # It may be blocked in a write to a target that does not read. Freeze the target, so that it can tell the
             # source nothing new, give what it has told time to be heard, and only then kill it.
             self._signal_target(signal.SIGSTOP)
         try:
-            status = self._ended_state(_UNRESPONSIVE_S)
+            status = self._ended_state(UNRESPONSIVE_S)
         except QmpTimeoutError:
             self._reap_target()
-            status = self._ended_state(_SOURCE_SETTLES_S)
+            status = self._ended_state(SETTLES_S)
             if status == "completed":
                 raise GuestLost("the old process completed only after the new one had been given up for dead") from None
         if status == "completed":
@@ -346,7 +315,7 @@ class CprTransfer:
         if self._target is None or not self._target_pid:
             return False
         try:
-            return bool(self._target.execute("query-migrate", timeout_s=_UNRESPONSIVE_S).get("status") == "completed")
+            return bool(self._target.execute("query-migrate", timeout_s=UNRESPONSIVE_S).get("status") == "completed")
         except QmpError:
             return False
 
@@ -355,7 +324,7 @@ class CprTransfer:
         if not self._target_pid:
             return
         self._signal_target(signal.SIGKILL)
-        if not select.select([self._target_pidfd], [], [], _SOURCE_SETTLES_S)[0]:
+        if not has_ended(self._target_pidfd, SETTLES_S):
             raise GuestStranded(f"the new process {self._target_pid} was killed but does not go; the old one is paused")
         try:
             os.waitid(os.P_PIDFD, self._target_pidfd, os.WEXITED)
@@ -368,7 +337,7 @@ class CprTransfer:
             undo()
 
     def _source_is_alive(self) -> bool:
-        return not select.select([self._source_pidfd], [], [], 0)[0]
+        return not has_ended(self._source_pidfd)
 
     def _outlive_source(self, cause: BaseException) -> None:
         """The source died: return when the target holds the whole guest and may start it. Raises ``GuestLost``."""

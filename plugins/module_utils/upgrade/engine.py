@@ -164,7 +164,9 @@ class Engine:
             return
         try:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            result = VmUpgrade(plan.vm, plan.build_dir, self._request, self._transaction, journal).run()
+            result = VmUpgrade(
+                plan.vm, plan.build_dir, str(plan.mechanism), self._request, self._transaction, journal
+            ).run()
             result.reason = plan.reason
             os.write(write_fd, json.dumps(result.to_dict()).encode())
         except BaseException:

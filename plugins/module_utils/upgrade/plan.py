@@ -50,7 +50,7 @@ class VmPlan:
     def diff(self) -> dict[str, str]:
         """Return the command line before and after, and what else will differ, for ``--diff``. Asks the VM."""
         with open_monitor(self.vm) as monitor:
-            command = plan_command(self.vm, monitor, self.build_dir)
+            command = plan_command(self.vm, monitor, self.build_dir, str(self.mechanism))
         before, after = diff(self.vm.argv, command.argv)
         notes = "".join(f"# {change}\n" for change in command.changes)
         return {

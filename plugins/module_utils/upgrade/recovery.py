@@ -15,17 +15,20 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, read_journal
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import (
-    CprTransfer,
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
+    UNRESPONSIVE_S,
     GuestLost,
     GuestStranded,
     Limits,
     TakenBack,
+    has_ended,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import write_pidfile
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import monitor_of, write_pidfile
 
 _LIMITS = Limits(prepare_s=30, downtime_s=30)
 
@@ -38,6 +41,7 @@ class _Interrupted:
     old_pid: int
     old_start_ticks: int
     old_build_id: str | None
+    mechanism: str
     qmp_paths: list[str]
     workspace: Path
     pidfile: str | None
@@ -83,6 +87,7 @@ def _read(transaction: Path) -> list[_Interrupted]:
                 old_pid=record["old_pid"],
                 old_start_ticks=record["old_start_ticks"],
                 old_build_id=record["old_build_id"],
+                mechanism=record["mechanism"],
                 qmp_paths=record["qmp_paths"],
                 workspace=Path(record["workspace"]),
                 pidfile=record["pidfile"],
@@ -102,7 +107,7 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
     result = VmResult(
         name=vm.name,
         outcome="failed",
-        mechanism="cpr-transfer",
+        mechanism=vm.mechanism,
         reason="interrupted by the death of its engine, brought to an end from the journal",
         old_build_id=vm.old_build_id,
         new_build_id=vm.old_build_id,
@@ -139,15 +144,17 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
 
 def _settle(vm: _Interrupted, target_pid: int, transaction: Path, journal: Journal) -> int:
     """The old process lives: let it and the target, if any, decide. Returns the pid that runs the guest."""
-    with _monitor_of(vm.qmp_paths, vm.old_pid) as source:
-        transfer = CprTransfer(
-            vm.old_pid,
-            source,
-            vm.workspace,
-            transaction / "logs" / f"{vm.name}.log",
-            _LIMITS,
-            lambda step, **facts: journal.write(step, vm.name, **facts),
-        )
+
+    def note(step: str, **facts: object) -> None:
+        journal.write(step, vm.name, **facts)
+
+    with monitor_of(vm.qmp_paths, vm.old_pid) as source:
+        log_path = transaction / "logs" / f"{vm.name}.log"
+        transfer: CprTransfer | CprVfork
+        if vm.mechanism == "vfork":
+            transfer = CprVfork(vm.old_pid, source, lambda pid: monitor_of(vm.qmp_paths, pid), _LIMITS, note)
+        else:
+            transfer = CprTransfer(vm.old_pid, source, vm.workspace, log_path, _LIMITS, note)
         try:
             committed = transfer.resume(target_pid)
             transfer.release_source()
@@ -158,6 +165,8 @@ def _settle(vm: _Interrupted, target_pid: int, transaction: Path, journal: Journ
 
 def _adopt_target(vm: _Interrupted) -> int:
     """The old process is gone: the target runs the guest, or may be told to when it holds all of it."""
+    if vm.mechanism == "vfork":
+        return _await_child(vm)
     try:
         with QmpClient.connect(str(vm.workspace / "monitor.sock")) as target:
             if target.execute("query-status")["status"] != "running":
@@ -169,35 +178,22 @@ def _adopt_target(vm: _Interrupted) -> int:
     return vm.target_pid
 
 
-def _monitor_of(paths: list[str], pid: int) -> QmpClient:
-    """Connect to a monitor that is served by process ``pid``.
-
-    Old and new share the listening sockets, and a monitor serves one client at a time: while a connection to the wrong
-    one is held, the next goes to the other.
-    """
-    held: list[QmpClient] = []
-    reasons = []
+def _await_child(vm: _Interrupted) -> int:
+    """A child of the mode cpr-vfork runs the guest when it was given to it, and ends by itself when not."""
+    pidfd = os.pidfd_open(vm.target_pid)
     try:
-        for path in paths:
-            for _attempt in range(2):
-                try:
-                    client = QmpClient.connect(path)
-                except QmpError as exc:
-                    reasons.append(str(exc))
+        while not has_ended(pidfd, 0.1):
+            try:
+                with monitor_of(vm.qmp_paths, vm.target_pid) as target:
+                    if target.execute("query-status")["status"] == "running":
+                        return vm.target_pid
+            except QmpError as exc:
+                if has_ended(pidfd, UNRESPONSIVE_S):
                     break
-                if _serves(client, pid):
-                    return client
-                held.append(client)
+                raise GuestStranded(f"the new process {vm.target_pid} lives but cannot be asked: {exc}") from exc
     finally:
-        for client in held:
-            client.close()
-    raise QmpDeadError(f"no monitor of process {pid} answers: {'; '.join(reasons) or 'others do'}")
-
-
-def _serves(client: QmpClient, pid: int) -> bool:
-    """Tell whether the process behind ``client`` is ``pid``: the threads of its vCPUs are that process's."""
-    thread = client.execute("query-cpus-fast")[0]["thread-id"]
-    return os.path.exists(f"/proc/{pid}/task/{thread}")
+        os.close(pidfd)
+    raise GuestLost("the old process died before the new one had taken the guest")
 
 
 def _lives(pid: int, ticks: int) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import (
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
     Committed,
-    CprTransfer,
     GuestLost,
     GuestStranded,
     Limits,
@@ -40,10 +41,13 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 class VmUpgrade:
     """One VM's part of a transaction, in a process of its own."""
 
-    def __init__(self, vm: Vm, build_dir: Path, request: UpgradeRequest, transaction: Path, journal: Journal) -> None:
+    def __init__(
+        self, vm: Vm, build_dir: Path, mechanism: str, request: UpgradeRequest, transaction: Path, journal: Journal
+    ) -> None:
         """``build_dir`` is the staged build; ``transaction`` the directory of the journal and the logs."""
         self._vm = vm
         self._build_dir = build_dir
+        self._mechanism = mechanism
         self._request = request
         self._journal = journal
         self._log_path = transaction / "logs" / f"{vm.name}.log"
@@ -52,7 +56,7 @@ class VmUpgrade:
         self._result = VmResult(
             name=vm.name,
             outcome="failed",
-            mechanism="cpr-transfer",
+            mechanism=mechanism,
             old_build_id=vm.build_id,
             new_build_id=vm.build_id,
             old_pid=vm.pid,
@@ -95,7 +99,7 @@ class VmUpgrade:
         if start_ticks(vm.pid) != vm.start_time_ticks:
             raise LiveUpgradeError(f"process {vm.pid} is no longer the one that was looked at")
         with open_monitor(vm) as source:
-            command = plan_command(vm, source, self._build_dir)
+            command = plan_command(vm, source, self._build_dir, self._mechanism)
             if command.problems:
                 raise LiveUpgradeError("; ".join(problem.message for problem in command.problems))
             self._journal.write(
@@ -104,6 +108,7 @@ class VmUpgrade:
                 old_pid=vm.pid,
                 old_start_ticks=vm.start_time_ticks,
                 old_build_id=vm.build_id,
+                mechanism=self._mechanism,
                 qmp_paths=[endpoint.path for endpoint in vm.qmp_endpoints],
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
@@ -122,16 +127,14 @@ class VmUpgrade:
         watcher = self._watch_ram_word()
         gaps = []
         taps = TapState(list(descriptors.values()))
-        transfer = CprTransfer(
-            vm.pid,
-            source,
-            self._workspace,
-            self._log_path,
-            Limits(self._request.prepare_timeout_s, self._request.downtime_budget_ms / 1000),
-            lambda step, **facts: self._journal.write(step, vm.name, **facts),
-        )
+        transfer: CprTransfer | CprVfork | None = None
         try:
-            committed = transfer.run(command.argv, descriptors, (vm.uid, vm.gid))
+            if self._mechanism == "vfork":
+                transfer = vfork = self._vfork(source)
+                committed = vfork.run(command.argv, list(descriptors))
+            else:
+                transfer = twin = self._transfer(source)
+                committed = twin.run(command.argv, descriptors, (vm.uid, vm.gid))
             self._committed = True
             self._result.new_pid = committed.target_pid
             self._result.new_build_id = self._request.build_id
@@ -144,10 +147,24 @@ class VmUpgrade:
             taps.restore()
             raise
         finally:
-            transfer.close()
+            if transfer:
+                transfer.close()
             if watcher:
                 gaps = self._stop_watcher(watcher)
         self._judge_downtime(committed, gaps)
+
+    def _vfork(self, source: QmpClient) -> CprVfork:
+        paths = [endpoint.path for endpoint in self._vm.qmp_endpoints]
+        return CprVfork(self._vm.pid, source, lambda pid: monitor_of(paths, pid), self._limits(), self._note)
+
+    def _transfer(self, source: QmpClient) -> CprTransfer:
+        return CprTransfer(self._vm.pid, source, self._workspace, self._log_path, self._limits(), self._note)
+
+    def _limits(self) -> Limits:
+        return Limits(self._request.prepare_timeout_s, self._request.downtime_budget_ms / 1000)
+
+    def _note(self, step: str, **facts: Any) -> None:
+        self._journal.write(step, self._vm.name, **facts)
 
     # --- measuring
 
@@ -227,6 +244,37 @@ def open_monitor(vm: Vm) -> QmpClient:
         except LiveUpgradeError as exc:
             reasons.append(str(exc))
     raise LiveUpgradeError("; ".join(reasons) or "the process has no QMP monitor on a UNIX socket")
+
+
+def monitor_of(paths: list[str], pid: int) -> QmpClient:
+    """Connect to a monitor that is served by process ``pid``. Raises ``QmpError``.
+
+    Old and new share the listening sockets, and a monitor serves one client at a time: while a connection to the wrong
+    one is held, the next goes to the other.
+    """
+    held: list[QmpClient] = []
+    reasons = []
+    try:
+        for path in paths:
+            for _attempt in range(2):
+                try:
+                    client = QmpClient.connect(f"/proc/{pid}/root{path}")
+                except QmpError as exc:
+                    reasons.append(str(exc))
+                    break
+                if _serves(client, pid):
+                    return client
+                held.append(client)
+    finally:
+        for client in held:
+            client.close()
+    raise QmpDeadError(f"no monitor of process {pid} answers: {'; '.join(reasons) or 'others do'}")
+
+
+def _serves(client: QmpClient, pid: int) -> bool:
+    """Tell whether the process behind ``client`` is ``pid``: the threads of its vCPUs are that process's."""
+    thread = client.execute("query-cpus-fast")[0]["thread-id"]
+    return os.path.exists(f"/proc/{pid}/task/{thread}")
 
 
 def workspace_of(request: UpgradeRequest, transaction_id: str, vm_name: str) -> Path:

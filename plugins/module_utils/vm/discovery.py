@@ -122,6 +122,7 @@ def _fill_state(vm: Vm, answers: Answers) -> None:
     version = answers.mapping("version").get("qemu", {})
     if version:
         vm.version = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
+    vm.cpr_vfork = "cpr_vfork" in answers.said
     vm.status = answers.mapping("status").get("status")
     if "migration" in answers.said:
         vm.migration_status = answers.mapping("migration").get("status", "none")

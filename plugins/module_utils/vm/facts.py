@@ -108,6 +108,7 @@ class Vm:
     status: str | None = None
     migration_status: str | None = None
     migration_blockers: list[str] = field(default_factory=list)
+    cpr_vfork: bool = False
     machine_type: str | None = None
     accelerator: str | None = None
     accelerator_device: str | None = None

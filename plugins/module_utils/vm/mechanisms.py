@@ -43,9 +43,11 @@ class Obstacle:
 def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     """Return mechanism → whether ``vm`` can be moved by it, and why not."""
     transfer = [*cpr_transfer_obstacles(vm), *command_obstacles(vm, options)]
+    vfork = [*transfer, *vfork_obstacles(vm, options)]
     execute = [*transfer, *_sandbox_obstacles(options)]
     migration = [*_state_obstacles(vm), *_local_migration_obstacles(vm)]
     return {
+        "vfork": _mechanism(vfork, []),
         "cpr-transfer": _mechanism(transfer, []),
         "cpr-exec": _mechanism(execute, ["only when asked for: after the exec there is no way back"]),
         "local-migration": _mechanism(
@@ -63,6 +65,14 @@ def cpr_transfer_obstacles(vm: Vm) -> list[Obstacle]:
         *_device_obstacles(vm),
         *_blocker_obstacles(vm),
     ]
+
+
+def vfork_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
+    """Return what stands in the way of ``vfork`` beyond that of ``cpr-transfer``."""
+    found = []
+    if not vm.cpr_vfork:
+        found.append(Obstacle("vfork-unavailable", "the QEMU that the VM runs has no mode cpr-vfork"))
+    return [*found, *_sandbox_obstacles(options)]
 
 
 def command_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:

@@ -40,10 +40,11 @@ _QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "anonymous": ("qom-list", {"path": "/machine/peripheral-anon"}),
     "objects": ("qom-list", {"path": "/objects"}),
     "chardevs": ("query-chardev", {}),
+    "cpr_vfork": ("query-cpr-vfork", {}),
     "network": ("human-monitor-command", {"command-line": "info network"}),
 }
 # These came later than the oldest QEMU worth asking, or are absent from some machines: silence about them is no news.
-_OPTIONAL = {"memory_backend", "ramblocks", "nodes"}
+_OPTIONAL = {"memory_backend", "ramblocks", "nodes", "cpr_vfork"}
 
 
 @dataclass

@@ -23,6 +23,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends impor
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import (
     Option,
+    format_keyval,
     parse,
     parse_keyval,
     render,
@@ -81,13 +82,13 @@ _FILES = {
 }
 
 
-def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path) -> CommandPlan:
+def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path, mechanism: str) -> CommandPlan:
     """Return the command line with which the build in ``build_dir`` takes ``vm`` over. Reads, changes nothing.
 
     ``qmp`` is a session with the VM. Raises ``LiveUpgradeError`` when the VM or its process cannot be read.
     """
     options = parse(vm.argv)
-    draft = Draft(vm.pid, os.readlink(f"/proc/{vm.pid}/cwd"), options)
+    draft = Draft(vm.pid, os.readlink(f"/proc/{vm.pid}/cwd"), options, keep_numbers=mechanism == "vfork")
     recreation = _Recreation(vm, RunningState.read(qmp), draft, build_dir)
     words = render(recreation.options(options))
     return CommandPlan(
@@ -272,8 +273,8 @@ class _Recreation:
             )
             return [option]
         members.remove(member)
-        self._draft.inherit(member.fd, f"file set {fields['set']}", int(fields["fd"]))
-        return [option]
+        number = self._draft.inherit(member.fd, f"file set {fields['set']}", int(fields["fd"]))
+        return [Option("add-fd", format_keyval({**fields, "fd": str(number)}))]
 
     def _fdsets_added(self) -> list[Option]:
         added = []

@@ -65,6 +65,11 @@ class World:
         path.write_text(json.dumps(dump))
         write_manifest(build, NEW_BUILD, [MACHINE])
 
+    def edit_manifest(self, **values: Any) -> None:
+        """Change what the staged build's manifest says."""
+        path = self.state_dir / "builds" / NEW_BUILD / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
 
 @pytest.fixture(scope="session")
 def staged_once(tmp_path_factory: pytest.TempPathFactory, qemu_new: Path) -> Path:
@@ -113,11 +118,13 @@ def write_manifest(build: Path, build_id: str, machines: list[str]) -> None:
         series=version.rpartition(".")[0],
         source={"name": "test", "sha256": "0" * 64},
         patches=[],
+        overlay=[],
         configure=[],
         compiler="test",
         architecture="x86_64",
         created="2026-01-01T00:00:00Z",
         machine_types=machines,
+        capabilities=["cpr-vfork"],
         files={str(path.relative_to(build)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         gnu_build_id="00",
         libraries=[],

@@ -45,13 +45,45 @@ def test_vm_that_can_go_and_come_back(world: World) -> None:
     verdict = world.judge()
 
     assert codes(verdict) == set()
-    assert (verdict.verdict, verdict.mechanism, verdict.pid) == ("go", "cpr-transfer", qemu.pid)
+    assert (verdict.verdict, verdict.mechanism, verdict.pid) == ("go", "vfork", qemu.pid)
     assert (verdict.old_build_id, verdict.new_build_id) == (OLD_BUILD, NEW_BUILD)
     assert (verdict.forward.compatible, verdict.backward.compatible) == (True, True)
     assert warning_codes(verdict) == {"old-build-not-staged"}
     # Nothing was touched.
     assert qemu.execute("query-migrate-parameters") == before
     assert qemu.execute("query-status")["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "capabilities", "mechanism", "why"),
+    [
+        ("auto", {}, ["cpr-vfork"], "vfork", "both builds have the mode cpr-vfork"),
+        ("cpr-transfer", {}, ["cpr-vfork"], "cpr-transfer", "it was asked for"),
+        ("auto", {}, [], "cpr-transfer", "the new build has no mode cpr-vfork"),
+        ("auto", {"extra": ["-sandbox", "on,spawn=deny"]}, ["cpr-vfork"], "cpr-transfer", "spawn=deny forbids"),
+    ],
+    ids=["best", "asked-for", "new-build-lacks-it", "may-not-execute"],
+)
+def test_mechanism_is_chosen_with_its_reason(
+    world: World, asked: str, options: dict[str, Any], capabilities: list[str], mechanism: str, why: str
+) -> None:
+    world.vm(**options)
+    world.edit_manifest(capabilities=capabilities)
+
+    verdict = world.judge(mechanism=asked)
+
+    assert (verdict.verdict, verdict.mechanism) == ("go", mechanism), verdict.refusals
+    assert why in verdict.mechanism_reason
+
+
+def test_mechanism_that_was_asked_for_and_is_not_possible_is_a_refusal(world: World) -> None:
+    world.vm(extra=["-sandbox", "on,spawn=deny"])
+    world.edit_manifest(capabilities=[])
+
+    verdict = world.judge(mechanism="vfork")
+
+    assert codes(verdict) == {"vfork-unavailable", "sandbox-spawn"}
+    assert verdict.mechanism is None
 
 
 def test_staged_old_build_leaves_nothing_to_warn_of(world: World, qemu_old: Path) -> None:

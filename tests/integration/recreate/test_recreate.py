@@ -30,8 +30,9 @@ BUILD = "qemu-0.0.0-0000000000000000"
 class World:
     """One VM and the builds it is moved between."""
 
-    def __init__(self, vm: LocalQemu, directory: Path) -> None:
+    def __init__(self, vm: LocalQemu, directory: Path, mechanism: str) -> None:
         self.vm = vm
+        self.mechanism = mechanism
         self._directory = directory
         self._pid = vm.pid
 
@@ -43,7 +44,7 @@ class World:
     def plan(self, binary: Path) -> CommandPlan:
         facts = self.facts()  # before we hold the monitor ourselves
         with self.vm.monitor() as monitor:
-            return plan_command(facts, monitor, _build_of(binary))
+            return plan_command(facts, monitor, _build_of(binary), self.mechanism)
 
     def move(self, binary: Path) -> VmResult:
         """Move the VM to ``binary``, with the guest counting before and after."""
@@ -54,7 +55,7 @@ class World:
         request = UpgradeRequest(BUILD, run_dir=str(run_dir), prepare_timeout_s=60, downtime_budget_ms=20000)
         journal = Journal(directory)
         try:
-            result = VmUpgrade(self.facts(), _build_of(binary), request, directory, journal).run()
+            result = VmUpgrade(self.facts(), _build_of(binary), self.mechanism, request, directory, journal).run()
         finally:
             journal.close()
             subprocess.run(["rm", "-r", str(run_dir)], check=True)
@@ -65,10 +66,15 @@ class World:
         return result
 
 
-@pytest.fixture
-def world(start_qemu: QemuFactory, qemu_old: Path, tmp_path: Path) -> Callable[..., World]:
+@pytest.fixture(params=["vfork", "cpr-transfer"])
+def world(
+    request: pytest.FixtureRequest, start_qemu: QemuFactory, qemu_old: Path, tmp_path: Path
+) -> Callable[..., World]:
+    """Start a VM that is moved by each mechanism in turn."""
+
     def start(*extra: str, **options: Any) -> World:
-        return World(start_qemu("vm", binary=qemu_old, machine=MACHINE, extra=extra, **options), tmp_path)
+        vm = start_qemu("vm", binary=qemu_old, machine=MACHINE, extra=extra, **options)
+        return World(vm, tmp_path, request.param)
 
     return start
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -31,7 +32,10 @@ NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0
 class Host:
     """This machine as a host with both builds staged, and VMs whose names are this test's own."""
 
-    def __init__(self, directory: Path, builds: dict[str, str], start_qemu: QemuFactory, qemu_old: Path) -> None:
+    def __init__(
+        self, directory: Path, builds: dict[str, str], start_qemu: QemuFactory, qemu_old: Path, mechanism: str
+    ) -> None:
+        self.mechanism = mechanism
         self.state_dir = directory / "state"
         self.run_dir = Path(f"/tmp/vmm-{os.getpid()}-{time.monotonic_ns() % 10**6}")
         self.old, self.new = builds["10.2"], builds["11.1"]
@@ -56,6 +60,7 @@ class Host:
             "run_dir": str(self.run_dir),
             "vms": names,
             "downtime_budget_ms": 20000,
+            "mechanism": self.mechanism,
             "probes": {name: {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}} for name in names},
         }
         return UpgradeRequest(**{**defaults, **values})
@@ -84,12 +89,15 @@ def builds() -> dict[str, Path]:
     return newest
 
 
-@pytest.fixture
-def host(tmp_path: Path, builds: dict[str, Path], start_qemu: QemuFactory) -> Iterator[Host]:
+@pytest.fixture(params=["vfork", "cpr-transfer"])
+def host(
+    request: pytest.FixtureRequest, tmp_path: Path, builds: dict[str, Path], start_qemu: QemuFactory
+) -> Iterator[Host]:
     store = BuildStore(tmp_path / "state")
     staged = {series: store.stage(artifact) for series, artifact in builds.items()}
     ids = {series: build.manifest.build_id for series, build in staged.items()}
-    made = Host(tmp_path, ids, start_qemu, staged["10.2"].path / "bin" / "qemu-system-x86_64")
+    binary = staged["10.2"].path / "bin" / "qemu-system-x86_64"
+    made = Host(tmp_path, ids, start_qemu, binary, request.param)
     yield made
     subprocess.run(["rm", "-rf", str(made.run_dir)], check=True)
 
@@ -204,27 +212,23 @@ def _break_build(host: Host, script: str) -> None:
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ('[[ "$*" == *"-incoming"* ]] && exit 7', "exited with status 7"),
-        ('[[ "$*" == *"-incoming"* ]] && kill -SEGV $$', "killed by SIGSEGV"),
-        ('[[ "$*" == *"-incoming"* ]] && exec sleep 600', "was not ready within 3 s"),
-        (
-            '[[ "$*" == *"-incoming"* ]] && exec $real "${@/virtio-net-pci/e1000e}"',
-            "exited with status 1",
-        ),
+        ("exit 7", "exited with status 7"),
+        ("kill -SEGV $$", r"killed by (SIGSEGV|signal 11)"),
+        ("exec sleep 600", r"was not ready within (3 s|3000 ms)"),
+        ('exec $real "${@/virtio-net-pci/e1000e}"', "exited with status 1"),
     ],
     ids=["exits", "crashes", "hangs", "rejects-the-state"],
 )
-def test_broken_build_is_taken_back(host: Host, monkeypatch: pytest.MonkeyPatch, script: str, why: str) -> None:
+def test_broken_build_is_taken_back(host: Host, script: str, why: str) -> None:
     vm = host.start_vm(extra=NIC)
-    _break_build(host, script)
-    module = "ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge.Build"
+    _break_build(host, f'[[ "$*" == *"-incoming"* || -n "$QEMU_CPR_VFORK" ]] && {script}')
     # Preflight would find that the staged files were changed; this is about what happens when it did not.
     _accept_damaged_builds(host)
 
     result = host.upgrade(prepare_timeout_s=3)[vm.name]
 
-    assert module and result["outcome"] == "rolled_back", result
-    assert why in result["error"] and "still running on the old build" in result["error"]
+    assert result["outcome"] == "rolled_back", result
+    assert re.search(why, result["error"]) and "still running on the old build" in result["error"]
     assert result["new_build_id"] == host.old
     vm.wait_counting()
     assert vm.process.poll() is None
@@ -253,18 +257,22 @@ def host_processes(vm_name: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("step", "outcomes"),
+    ("step", "outcome"),
     [
-        ("begin", {"rolled_back"}),
-        ("spawned", {"rolled_back"}),
-        ("handing-over", {"rolled_back"}),
-        ("committed", {"upgraded"}),
-        ("released", {"upgraded"}),
+        ("begin", "rolled_back"),
+        ("spawned", "rolled_back"),
+        ("handing-over", "rolled_back"),
+        ("committed", "upgraded"),
+        ("released", "upgraded"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, step: str, outcomes: set[str]) -> None:
-    """The engine and its workers die right after a step was journalled; a second engine finishes or undoes."""
+def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, step: str, outcome: str) -> None:
+    """The engine and its workers die right after a step was journalled; a second engine finishes or undoes.
+
+    By ``vfork`` the QEMU that was told to hand over goes on without an engine.
+    """
+    if (host.mechanism, step) == ("vfork", "spawned"):
+        outcome = "upgraded"
     vm = host.start_vm(extra=NIC)
     transactions = Transactions(host.request())
     transaction = transactions.begin()
@@ -274,7 +282,7 @@ def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, 
 
     assert progress.result is not None
     (result,) = progress.result["vms"]
-    assert result["outcome"] in outcomes, result
+    assert result["outcome"] == outcome, result
     assert "interrupted" in result["reason"]
     vm.wait_counting()
     assert host_processes(vm.name) == [result["new_pid"]]

@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hand a guest to a new QEMU by the mode ``cpr-vfork`` of our own builds: the running QEMU does it all by itself.
+
+It executes the new one as its child, hands over under a single-runner token, and takes the guest back on any failure. What
+is left to us is to give the command, to watch, and to end the old process. PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Callable
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import JournalError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
+    QmpClient,
+    QmpDeadError,
+    QmpError,
+    QmpTimeoutError,
+)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
+    SETTLES_S,
+    UNRESPONSIVE_S,
+    Committed,
+    GuestLost,
+    GuestStranded,
+    Limits,
+    TakenBack,
+    end_process,
+    has_ended,
+)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
+
+_ENDS = ("running", "aborted", "lost")
+
+
+class CprVfork:
+    """One hand-over of one VM. The caller holds the source's monitor."""
+
+    def __init__(
+        self,
+        source_pid: int,
+        source: QmpClient,
+        target_monitor: Callable[[int], QmpClient],
+        limits: Limits,
+        note: Callable[..., None],
+    ) -> None:
+        """``note(step, **facts)`` writes the journal.
+
+        ``target_monitor(pid)`` connects to a monitor that process ``pid`` serves; raises ``QmpError``.
+        """
+        self._source_pid = source_pid
+        self._source_pidfd = os.pidfd_open(source_pid)
+        self._source = source
+        self._target_monitor = target_monitor
+        self._limits = limits
+        self._note = note
+        self._restore: list[Callable[[], object]] = []
+        self._target_pid = 0
+        self._target_pidfd = -1
+        self._stop_us = 0
+        self._trouble: LiveUpgradeError | None = None
+
+    def run(self, argv: list[str], descriptors: list[int]) -> Committed:
+        """Start ``argv`` and move the guest into it. ``descriptors``: those of the old process that ``argv`` names.
+
+        Raises ``TakenBack``, ``GuestStranded`` or ``GuestLost``; a failed journal before the pause is a ``TakenBack``.
+        """
+        try:
+            self._prepare_source(argv, descriptors)
+            self._note("handing-over")
+            self._source.drain_events()
+            self._source.execute("migrate", {}, timeout_s=self._limits.prepare_s)
+        except QmpDeadError as exc:
+            self._outlive_source(exc)
+        except LiveUpgradeError as exc:
+            self._undo_settings()
+            raise TakenBack(str(exc)) from exc
+        return self._follow()
+
+    def resume(self, target_pid: int) -> Committed:
+        """Watch a hand-over to its end that an engine before us began and did not live to see. Raises as ``run``."""
+        if target_pid:
+            self._target_pid, self._target_pidfd = target_pid, os.pidfd_open(target_pid)
+        self._restore.append(lambda: self._source.execute("migrate-set-parameters", {"mode": "normal"}))
+        phase = self._source.execute("query-cpr-vfork", timeout_s=UNRESPONSIVE_S)["phase"]
+        if phase == "idle":
+            self._undo_settings()
+            raise TakenBack("the upgrade was interrupted before it began")
+        return self._conclude() if phase in _ENDS else self._follow()
+
+    def release_source(self) -> None:
+        """End the old process, which no longer owns the guest. Raises ``LiveUpgradeError`` when it does not go."""
+        self._source.close()
+        end_process(self._source_pid, self._source_pidfd)
+
+    def close(self) -> None:
+        """Close descriptors; processes are left as they are. Idempotent."""
+        for fd in (self._source_pidfd, self._target_pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._source_pidfd = self._target_pidfd = -1
+
+    def _prepare_source(self, argv: list[str], descriptors: list[int]) -> None:
+        enabled = [
+            str(capability["capability"])
+            for capability in self._source.execute("query-migrate-capabilities")
+            if capability["state"]
+        ]
+        mode = self._source.execute("query-migrate-parameters").get("mode", "normal")
+        self._restore.append(lambda: self._source.execute("migrate-set-parameters", {"mode": mode}))
+        self._restore.append(lambda: self._set_capabilities(enabled, True))
+        self._set_capabilities(enabled, False)
+        self._source.execute("migrate-set-parameters", {"mode": "cpr-vfork", "cpr-exec-command": argv})
+        times = {
+            "pause-budget": round(self._limits.downtime_s * 1000),
+            "prepare-timeout": round(self._limits.prepare_s * 1000),
+        }
+        self._source.execute("cpr-vfork-set", {**times, "fds": sorted(set(descriptors))})
+
+    def _set_capabilities(self, names: list[str], state: bool) -> None:
+        states = [{"capability": name, "state": state} for name in names]
+        self._source.execute("migrate-set-capabilities", {"capabilities": states})
+
+    def _follow(self) -> Committed:
+        """Watch until QEMU tells the end. It bounds each phase itself; our limit is for a QEMU that does not answer."""
+        deadline = time.monotonic() + self._limits.prepare_s + self._limits.downtime_s + SETTLES_S
+        try:
+            while True:
+                event = self._source.wait_event({"CPR_VFORK", "STOP"}, max(0.0, deadline - time.monotonic()))
+                if event.name == "STOP":
+                    self._stop_us = event.timestamp_us
+                elif event.data["phase"] in _ENDS:
+                    return self._conclude()
+                elif event.data["phase"] == "spawned":
+                    self._see_target(int(event.data["child-pid"]))
+        except QmpTimeoutError as exc:
+            raise GuestStranded(f"the old process {self._source_pid} does not answer ({exc})") from exc
+        except QmpDeadError as exc:
+            return self._outlive_source(exc)
+
+    def _see_target(self, pid: int) -> None:
+        self._target_pid = pid
+        try:
+            self._target_pidfd = os.pidfd_open(pid)
+            self._note("spawned", target_pid=pid, target_start_ticks=start_ticks(pid))
+        except ProcessLookupError:
+            return  # it has failed already, which QEMU is about to tell
+        except JournalError as exc:
+            self._trouble = exc
+            self._source.execute("migrate_cancel")
+
+    def _conclude(self) -> Committed:
+        info: dict[str, Any] = self._source.execute("query-cpr-vfork", timeout_s=UNRESPONSIVE_S)
+        if info["phase"] == "running":
+            times = {entry["phase"]: entry["time"] for entry in info["times"]}
+            pause_us = times.get("running", 0) - times.get("stopped", 0)
+            return Committed(int(info["child-pid"]), self._stop_us, self._stop_us + pause_us)
+        if info["phase"] == "lost":
+            raise GuestLost(str(info["reason"]))
+        self._undo_settings()
+        raise TakenBack(str(self._trouble or f"{info['reason']} (what it said is in the VM's own log)"))
+
+    def _outlive_source(self, cause: QmpError) -> Committed:
+        """The old process ended: the new one runs the guest if it was given to it, and ends by itself if not."""
+        died = f"the old process {self._source_pid} died in the hand-over ({cause})"
+        deadline = time.monotonic() + SETTLES_S
+        while self._target_pidfd >= 0 and not has_ended(self._target_pidfd, 0.1):
+            try:
+                with self._target_monitor(self._target_pid) as target:
+                    if target.execute("query-status", timeout_s=UNRESPONSIVE_S)["status"] == "running":
+                        return Committed(self._target_pid, self._stop_us, self._stop_us)
+            except QmpError:
+                pass  # not up, or about to end
+            if time.monotonic() >= deadline:
+                raise GuestStranded(f"{died}, and the new one {self._target_pid} neither runs the guest nor ends")
+        raise GuestLost(died)
+
+    def _undo_settings(self) -> None:
+        for undo in reversed(self._restore):
+            undo()
