@@ -52,6 +52,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 result.update(answer, changed=changed)
                 result.setdefault("failed", False)
                 return result
+            # Without a rollout, a transaction that ends between two calls would be taken for one of the past.
+            arguments["transaction_id"] = answer["transaction_id"]
 
     def _call_until_answered(self, arguments: dict[str, Any], timeout_s: float, shown: _Progress) -> dict[str, Any]:
         """Call the module once, and again while the way to it is cut. Raises ``AnsibleConnectionFailure`` at the time-out."""

@@ -79,6 +79,11 @@ options:
     description:
       - The rollout this belongs to. Calling again with the same arguments and the same rollout returns what came of it.
     type: str
+  transaction_id:
+    description:
+      - Tell what came of this transaction of the same request, as an earlier call with RV(finished=false) named it, instead of
+        beginning one.
+    type: str
   wait_s:
     description:
       - How long this call waits for the end before it returns with RV(finished=false).
@@ -207,17 +212,18 @@ def main() -> None:
             "prepare_timeout_s": {"type": "int", "default": 60},
             "probes": {"type": "dict", "default": {}},
             "rollout_id": {"type": "str"},
+            "transaction_id": {"type": "str"},
             "wait_s": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
     )
-    wait_s = module.params.pop("wait_s")
+    wait_s, known = module.params.pop("wait_s"), module.params.pop("transaction_id")
     try:
         request = UpgradeRequest(**{key: value for key, value in module.params.items() if not key.startswith("_")})
         request.validate()
         if module.check_mode:
             _exit(module, **_planned(request))
-        _exit(module, **_upgraded(request, wait_s))
+        _exit(module, **_upgraded(request, known, wait_s))
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
@@ -233,9 +239,9 @@ def _planned(request: UpgradeRequest) -> dict[str, Any]:
     }
 
 
-def _upgraded(request: UpgradeRequest, wait_s: int) -> dict[str, Any]:
+def _upgraded(request: UpgradeRequest, known: str | None, wait_s: int) -> dict[str, Any]:
     transactions = Transactions(request)
-    transaction: Path | None = transactions.find()
+    transaction: Path | None = transactions.find(known)
     if transaction is None:
         plans = plan_host(request)
         if not any(plan.decision == "upgrade" for plan in plans) and not transactions.unfinished():

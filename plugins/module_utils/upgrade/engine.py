@@ -100,14 +100,18 @@ class Engine:
             return
         signal.signal(signal.SIGTERM, self._stop)
         try:
+            self._remember_ends()
             self._finish_predecessors()
             journal = Journal(self._transaction)
             journal.write("start", boot_id=boot_id(), request=self._request.to_dict())
-            self._take_results_of(journal)
+            for result in recover(self._transaction, journal, self._request.build_id):
+                self._results[result.name] = result
             self._upgrade_all(journal)
+            journal.close()  # which gives back its reserve: on a disk that has filled up the result needs it
             self._write_result(None)
-            journal.close()
         except LiveUpgradeError as exc:
+            if interrupted_vms(self._transaction):
+                raise  # with a result it would count as finished, and nobody would settle what is open
             self._write_result(str(exc))
         finally:
             lock.close()
@@ -127,13 +131,11 @@ class Engine:
                     journal.close()
                 _write_json(other / "result.json", _result(results, "the engine died; finished by the next one"))
 
-    def _take_results_of(self, journal: Journal) -> None:
-        """After a restart in the middle: keep what is done, recover what is open."""
+    def _remember_ends(self) -> None:
+        """After a restart in the middle: keep what is done. First of all, so that it is told whatever fails now."""
         for record in read_journal(self._transaction / "journal.jsonl"):
             if record["step"] == "end":
                 self._results[record["vm"]] = VmResult(**record["result"])
-        for result in recover(self._transaction, journal, self._request.build_id):
-            self._results[result.name] = result
 
     def _upgrade_all(self, journal: Journal) -> None:
         todo = []

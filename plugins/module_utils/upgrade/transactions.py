@@ -50,11 +50,18 @@ class Transactions:
         self._state_dir = Path(request.state_dir)
         self._directory = self._state_dir / "transactions"
 
-    def find(self) -> Path | None:
-        """Return the transaction that this request already has: one not finished, or one of the same rollout.
+    def find(self, known: str | None = None) -> Path | None:
+        """Return the transaction that this request already has: ``known``, one not finished, or one of the same rollout.
 
-        Raises ``LiveUpgradeError`` when another request's transaction is running.
+        Raises ``LiveUpgradeError`` when another request's transaction is running, or there is no ``known`` of this request.
         """
+        if known is not None:
+            transaction = self._directory / Path(known).name
+            if not self._asks_for_same(transaction):
+                raise LiveUpgradeError(
+                    f"host {os.uname().nodename}: there is no transaction {known} of this request. Nothing was touched"
+                )
+            return transaction
         lock = HostLock(self._state_dir)
         try:
             busy = not lock.is_free()

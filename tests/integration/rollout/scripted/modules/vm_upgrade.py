@@ -28,6 +28,7 @@ def main() -> None:
             "prepare_timeout_s": {"type": "int"},
             "probes": {"type": "dict"},
             "rollout_id": {},
+            "transaction_id": {},
             "wait_s": {"type": "int"},
         },
         supports_check_mode=True,
