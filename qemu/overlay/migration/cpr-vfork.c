@@ -47,6 +47,8 @@
 #define STATE_BUFFER_BYTES  (4 * MiB)
 /* New QEMU has all it needs to start the vCPUs: it is a matter of ms. */
 #define RUNNING_TIMEOUT_MS  10000
+/* The channels are closed within an exit; this is for what comes before. */
+#define EXIT_GRACE_MS       50
 #define NEVER               INT64_MAX
 
 /* How hand-overs are made; changed by cpr-vfork-set */
@@ -225,12 +227,16 @@ static pid_t cpr_vfork_spawn(char **argv, char **envp, const int *fds,
 /* End the child, know that it is gone, and say how it ended. */
 static char *cpr_vfork_reap(void)
 {
+    struct pollfd ctl = { .fd = old.ctl_fd };
     bool fired;
     int status;
 
     cpr_vfork_end_watchdog();
     fired = old.fired;
-    /* One that is about to exit keeps the status it exits with */
+    if (!fired && !old.reason) {
+        /* It may be about to exit, with a status that tells more */
+        RETRY_ON_EINTR(poll(&ctl, 1, EXIT_GRACE_MS));
+    }
     kill(old.pid, SIGKILL);
     while (waitpid(old.pid, &status, 0) < 0 && errno == EINTR) {
         continue;
