@@ -4,6 +4,7 @@
 HOSTS ?= 3
 VMS ?= 2
 HOST ?= h1
+ROUNDS ?= 20
 
 PYTHON := .venv/bin/python
 RUN := $(PYTHON) tests/tools/run_tests.py
@@ -13,7 +14,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        lab-up lab-status lab-ssh lab-down clean
+        bench-downtime lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ lint unit sanity integration molecule:  ## one part of the tests
 lab-test:  ## the tests that need the lab
 	$(SETUP)
 	@$(RUN) lab
+
+bench-downtime: build-qemu  ## how long a guest stands still, mechanism by mechanism: ROUNDS=20
+	@$(PYTHON) tests/bench/downtime.py $(ROUNDS)
 
 build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
 	$(SETUP)

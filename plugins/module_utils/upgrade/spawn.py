@@ -246,8 +246,10 @@ def _limits(pid: int) -> list[tuple[int, tuple[int, int]]]:
 
 
 def _environment(pid: int) -> dict[bytes, bytes]:
+    """Without what an earlier hand-over told ``pid`` at its start: the new process would take it for its own."""
     entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+    given = dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+    return {name: value for name, value in given.items() if not name.startswith(b"QEMU_CPR_")}
 
 
 def _same_namespace(pid: int, name: str) -> bool:

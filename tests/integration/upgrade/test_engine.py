@@ -137,6 +137,17 @@ def test_upgraded_vm_goes_back_to_the_build_before(host: Host) -> None:
     assert host.builds_run() == [host.old]
 
 
+def test_mechanisms_can_follow_each_other(host: Host) -> None:
+    """A process that came by one mechanism is moved on by the other."""
+    vm = host.start_vm(extra=NIC)
+    other = {"vfork": "cpr-transfer", "cpr-transfer": "vfork"}[host.mechanism]
+    for mechanism, build_id in ((host.mechanism, host.new), (other, host.old), (host.mechanism, host.new)):
+        result = host.upgrade(mechanism=mechanism, build_id=build_id)[vm.name]
+
+        assert (result["outcome"], result["mechanism"]) == ("upgraded", mechanism), result["error"]
+        vm.wait_counting()
+
+
 def test_plan_tells_the_command_line_and_touches_nothing(host: Host) -> None:
     vm = host.start_vm()
 
