@@ -22,16 +22,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "tree"))
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient  # noqa: E402
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer  # noqa: E402
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork  # noqa: E402
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits  # noqa: E402
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import (  # noqa: E402
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import (
     RamWordWatcher,
     gap_over,
 )
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover_one  # noqa: E402
-from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import (  # noqa: E402
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover_one
+from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import (
     COUNTER_OFFSET,
     LocalQemu,
     firmware,
