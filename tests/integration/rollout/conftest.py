@@ -142,9 +142,15 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    """Return an empty fleet."""
-    return Fleet(tmp_path)
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """Yield an empty fleet. Ansible's workers have sessions of their own: one whose run was killed is ended here."""
+    yield Fleet(tmp_path)
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.fsencode(f"{tmp_path}/") in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 @pytest.fixture
