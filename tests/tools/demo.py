@@ -148,7 +148,7 @@ class Demo:
             downtime = (
                 "not measured" if vm["downtime_ms"] is None else f"{vm['downtime_ms']:.1f} ms ({vm['downtime_source']})"
             )
-            self.say(f"{vm['host']}/{vm['name']}: {vm['old_build_id']} -> {vm['new_build_id']}  downtime {downtime}")
+            self.say(f"{vm['host']}/{vm['name']}: {vm['old_build_id']} -> {vm['new_build_id']} by {vm['mechanism']}, downtime {downtime}")
             first, second = before[vm["name"]]["page"], after[vm["name"]]["page"]
             self.say(
                 f"    counter {first['counter']} -> {second['counter']}, uptime {first['uptime_ms'] / 1000:.0f} s -> "
@@ -174,10 +174,11 @@ class Demo:
         moved = [
             vm
             for vm in vms
-            if (vm["outcome"], vm["old_build_id"], vm["new_build_id"]) == ("upgraded", old.build_id, new.build_id)
+            if (vm["outcome"], vm["mechanism"]) == ("upgraded", "vfork")
+            and (vm["old_build_id"], vm["new_build_id"]) == (old.build_id, new.build_id)
         ]
         if len(moved) != count or len(vms) != count:
-            raise DemoFailedError(f"{len(moved)} of {count} VMs moved from {old.build_id} to {new.build_id}")
+            raise DemoFailedError(f"{len(moved)} of {count} VMs moved by vfork from {old.build_id} to {new.build_id}")
         if unmeasured := [vm["name"] for vm in vms if vm["downtime_ms"] is None]:
             raise DemoFailedError(f"no downtime was measured of {', '.join(unmeasured)}")
 

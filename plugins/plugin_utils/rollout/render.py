@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 Report = Mapping[str, Any]
 
-_HEADINGS = ("wave", "host", "VM", "old build", "new build", "downtime", "total", "outcome")
+_HEADINGS = ("wave", "host", "VM", "old build", "new build", "by", "downtime", "total", "outcome")
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ report.rollout_id }}</title><style>
@@ -137,6 +137,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
                 vm["name"],
                 vm["old_build_id"] or "foreign",
                 vm["new_build_id"] or "-",
+                vm["mechanism"] or "-",
                 format_ms(vm["downtime_ms"]),
                 format_ms(vm["total_ms"]),
                 outcome,
@@ -144,7 +145,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
         )
     shown = {vm["host"] for vm in report["vms"]}
     rows += [
-        (str(host["wave"]), host["name"], "-", "-", "-", "-", "-", host["outcome"])
+        (str(host["wave"]), host["name"], "-", "-", "-", "-", "-", "-", host["outcome"])
         for host in report["hosts"]
         if host["name"] not in shown
     ]

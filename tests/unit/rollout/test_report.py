@@ -281,13 +281,14 @@ class TestTable:
             "vm1",
             upgraded()["old_build_id"],
             upgraded()["new_build_id"],
+            "cpr-transfer",
             "5.2",
             "ms",
             "80.0",
             "ms",
             "upgraded",
         ] in lines
-        assert ["1", "h2", "-", "-", "-", "-", "-", "not_attempted"] in lines
+        assert ["1", "h2", "-", "-", "-", "-", "-", "-", "not_attempted"] in lines
         assert "FAILED" in table
         assert "VMs: 1 lost, 1 upgraded; downtime: n=1 median 5.2 ms max 5.2 ms" in table
 
