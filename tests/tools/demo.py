@@ -148,7 +148,8 @@ class Demo:
             downtime = (
                 "not measured" if vm["downtime_ms"] is None else f"{vm['downtime_ms']:.1f} ms ({vm['downtime_source']})"
             )
-            self.say(f"{vm['host']}/{vm['name']}: {vm['old_build_id']} -> {vm['new_build_id']} by {vm['mechanism']}, downtime {downtime}")
+            path = f"{vm['old_build_id']} -> {vm['new_build_id']} by {vm['mechanism']}"
+            self.say(f"{vm['host']}/{vm['name']}: {path}, downtime {downtime}")
             first, second = before[vm["name"]]["page"], after[vm["name"]]["page"]
             self.say(
                 f"    counter {first['counter']} -> {second['counter']}, uptime {first['uptime_ms'] / 1000:.0f} s -> "

@@ -238,7 +238,9 @@ def test_overlay_adds_the_files_that_it_lists(tmp_path: Path) -> None:
 
     lay_over(files, tmp_path / "tree")
 
-    assert [str(path.relative_to(tmp_path / "tree")) for path in (tmp_path / "tree").rglob("*.c")] == ["migration/new.c"]
+    assert [str(path.relative_to(tmp_path / "tree")) for path in (tmp_path / "tree").rglob("*.c")] == [
+        "migration/new.c"
+    ]
     assert [file.sha256 for file in files] == [hashlib.sha256(b"new\n").hexdigest()]
 
 

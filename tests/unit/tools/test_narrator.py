@@ -70,6 +70,7 @@ def move(**more: object) -> dict[str, object]:
     return {
         "name": "vm1",
         "outcome": "upgraded",
+        "mechanism": "vfork",
         "old_build_id": OLD.build_id,
         "new_build_id": NEW.build_id,
         "downtime_ms": 5.0,
@@ -85,6 +86,7 @@ def move(**more: object) -> dict[str, object]:
         pytest.param([move(), move(outcome="refused")], 1, "1 of 1", id="one-too-many"),
         pytest.param([move(outcome="already")], 1, "0 of 1", id="not-moved"),
         pytest.param([move(new_build_id=OLD.build_id)], 1, "0 of 1", id="wrong-build"),
+        pytest.param([move(mechanism="cpr-transfer")], 1, "0 of 1", id="other-mechanism"),
         pytest.param([move(downtime_ms=None)], 1, "no downtime was measured of vm1", id="unmeasured"),
     ],
 )
