@@ -75,7 +75,9 @@ class CprVfork:
             self._source.drain_events()
             self._source.execute("migrate", {}, timeout_s=self._limits.prepare_s)
         except QmpDeadError as exc:
-            self._outlive_source(exc)
+            return self._outlive_source(exc)
+        except QmpTimeoutError:
+            pass  # it may have begun all the same: what follows tells
         except LiveUpgradeError as exc:
             self._undo_settings()
             raise TakenBack(str(exc)) from exc
