@@ -67,17 +67,17 @@ class CprVfork:
     def run(self, argv: list[str], descriptors: list[int]) -> Committed:
         """Start ``argv`` and move the guest into it. ``descriptors``: those of the old process that ``argv`` names.
 
-        Raises ``TakenBack``, ``GuestStranded`` or ``GuestLost``; a failed journal before the pause is a ``TakenBack``.
+        Raises ``TakenBack``, ``GuestStranded`` or ``GuestLost``, and ``QmpTimeoutError`` when nothing was begun; a failed
+        journal before the pause is a ``TakenBack``.
         """
         try:
             self._prepare_source(argv, descriptors)
             self._note("handing-over")
-            self._source.drain_events()
-            self._source.execute("migrate", {}, timeout_s=self._limits.prepare_s)
+            self._begin()
         except QmpDeadError as exc:
             return self._outlive_source(exc)
         except QmpTimeoutError:
-            pass  # it may have begun all the same: what follows tells
+            raise  # before the begin: the VM is as it was, and so busy that nothing can be asked of it
         except LiveUpgradeError as exc:
             self._undo_settings()
             raise TakenBack(str(exc)) from exc
@@ -122,6 +122,13 @@ class CprVfork:
             "prepare-timeout": round(self._limits.prepare_s * 1000),
         }
         self._source.execute("cpr-vfork-set", {**times, "fds": sorted(set(descriptors))})
+
+    def _begin(self) -> None:
+        self._source.drain_events()
+        try:
+            self._source.execute("migrate", {}, timeout_s=self._limits.prepare_s)
+        except QmpTimeoutError:
+            pass  # it may have begun all the same: the events tell
 
     def _set_capabilities(self, names: list[str], state: bool) -> None:
         states = [{"capability": name, "state": state} for name in names]
