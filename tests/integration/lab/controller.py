@@ -65,14 +65,13 @@ class Controller:
         return self.wait(self.start(playbook, *arguments, **variables))
 
     def module(self, host: str, module: str, **arguments: Any) -> dict[str, Any]:
-        """Run one module of the collection on ``host`` and return its answer, whatever it is."""
-        done = self.wait(
-            self._start("ansible", host, "-m", f"vmm.live_upgrade.{module}", "-a", json.dumps(arguments, default=str))
-        )
+        """Run one module of the collection on ``host`` and return its answer, with ``failed`` as Ansible sees it."""
+        given = ["-a", json.dumps(arguments, default=str)] if arguments else []
+        done = self.wait(self._start("ansible", host, "-m", f"vmm.live_upgrade.{module}", *given))
         _before, _mark, answer = done.output.partition(f"{host} | ")
         assert "{" in answer, f"{module} gave no answer: {done.output}"
         result: dict[str, Any] = json.JSONDecoder().raw_decode(answer[answer.index("{") :])[0]
-        return result
+        return {**result, "failed": done.exit_status != 0}
 
     def wait(self, process: subprocess.Popen[str]) -> Finished:
         """Wait for the end of what was started."""

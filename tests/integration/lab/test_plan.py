@@ -17,9 +17,10 @@ def test_a_plan_is_true_and_touches_nothing(lab: LabHosts, controller: Controlle
     report = controller.report("upgrade.plan.json")
     assert (report["mode"], report["verdict"], verdicts(report)) == ("plan", "ok", ["PASS", "PASS"])
     assert outcomes(report) == dict.fromkeys(lab.vms(), "planned")
-    for name in lab.vms():
+    for vm in report["vms"]:
+        name = vm["name"]
         assert f"--- before: {name} (process {lab.before[name]['pids'][0]}, {builds.old.build_id})" in run.output
-        assert f"+++ after: {name} ({builds.new.build_id}, by cpr-transfer)" in run.output
+        assert f"+++ after: {name} ({builds.new.build_id}, by {vm['mechanism']})" in run.output
     assert f"+/var/lib/vmm-live-upgrade/builds/{builds.new.build_id}/bin/qemu-system-x86_64" in run.output
     assert not controller.has_report(), "a plan must not take the place of a report"
     lab.prove_untouched()
