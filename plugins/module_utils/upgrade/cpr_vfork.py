@@ -10,6 +10,8 @@ is left to us is to give the command, to watch, and to end the old process. PRIV
 from __future__ import annotations
 
 import os
+import re
+import signal
 import time
 from typing import Any, Callable
 
@@ -171,7 +173,7 @@ class CprVfork:
         if info["phase"] == "lost":
             raise GuestLost(str(info["reason"]))
         self._undo_settings()
-        raise TakenBack(str(self._trouble or f"{info['reason']} (what it said is in the VM's own log)"))
+        raise TakenBack(str(self._trouble or _in_words(str(info["reason"]))))
 
     def _outlive_source(self, cause: QmpError) -> Committed:
         """The old process ended: the new one runs the guest if it was given to it, and ends by itself if not."""
@@ -191,3 +193,9 @@ class CprVfork:
     def _undo_settings(self) -> None:
         for undo in reversed(self._restore):
             undo()
+
+
+def _in_words(reason: str) -> str:
+    """Name the signal, and say where the new process has left its words: it wrote where the old one does."""
+    named = re.sub(r"\bsignal (\d+)\b", lambda match: signal.Signals(int(match[1])).name, reason)
+    return named.replace("the new QEMU", "the new process", 1) + " (its last words are in the VM's own log)"
