@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from vmmlab.artifact import Artifact
+
 from .controller import Controller, Finished, host_outcomes, outcomes
 from .lab_hosts import STATE_DIR, Builds, LabHosts, builds_of, process
 
@@ -69,6 +71,11 @@ def rows(run: Finished) -> dict[str, list[str]]:
     return {row[1]: row for row in words if len(row) > 3 and re.fullmatch(r"h\d-vm\d", row[1])}
 
 
+def move(controller: Controller, build: Artifact) -> dict[str, Any]:
+    """Move h3-vm1 by the module alone, without a rollout around it."""
+    return controller.module("h3", "vm_upgrade", build_id=build.build_id, vms=["h3-vm1"], downtime_budget_ms=20000)
+
+
 def only(answer: dict[str, Any]) -> dict[str, Any]:
     """The one VM of a module's answer."""
     (vm,) = answer["vms"]
@@ -112,7 +119,7 @@ def test_without_room_for_a_journal_no_vm_is_touched(
     lab: LabHosts, controller: Controller, builds: Builds, size_kib: int
 ) -> None:
     with small_disk(lab, "h3", size_kib):
-        answer = controller.module("h3", "vm_upgrade", build_id=builds.new.build_id, vms=["h3-vm1"])
+        answer = move(controller, builds.new)
 
         assert answer["failed"]
         assert "cannot keep a journal in" in answer["msg"] and "No space left on device" in answer["msg"]
@@ -127,7 +134,7 @@ def test_a_disk_that_fills_up_in_the_middle_costs_no_guest(
     new = builds.new.build_id
     with small_disk(lab, "h3", 1024):
         with lab.at_step("h3", "h3-vm1", step, then="fill") as full:
-            answer = controller.module("h3", "vm_upgrade", build_id=new, vms=["h3-vm1"])
+            answer = move(controller, builds.new)
             assert full.wait().isdigit()
         vm = only(answer)
         after = lab.prove()
@@ -136,7 +143,7 @@ def test_a_disk_that_fills_up_in_the_middle_costs_no_guest(
         assert after["h3-vm1"]["build_id"] == (new if moved else builds.old.build_id)
         assert (process(after["h3-vm1"]) != process(lab.before["h3-vm1"])) == moved
 
-    again = controller.module("h3", "vm_upgrade", build_id=new, vms=["h3-vm1"])
+    again = move(controller, builds.new)
 
     assert only(again)["outcome"] == ("already" if moved else "upgraded"), again
     assert builds_of(lab.prove(), "h3-vm1") == {new}
@@ -156,7 +163,7 @@ def test_a_vm_whose_build_was_deleted_tells_it_and_moves_on(
     told = {vm["name"]: (vm["build_id"], vm["exe_deleted"]) for vm in found["vms"]}
     assert told == dict.fromkeys(lab.vms("h3"), (old, True))
 
-    answer = controller.module("h3", "vm_upgrade", build_id=new, vms=["h3-vm1"])
+    answer = move(controller, builds.new)
     assert (only(answer)["outcome"], only(answer)["old_build_id"]) == ("upgraded", old), answer
     assert builds_of(lab.prove(), "h3-vm1") == {new}
 

@@ -26,6 +26,8 @@ def _variables(host: Host) -> dict[str, Any]:
         "ansible_ssh_args": shlex.join(host.access.options()),
         "ansible_python_interpreter": "/usr/bin/python3",
         "rack": host.rack,
+        "upgrade_downtime_budget_ms": host.pace.pause_ms,
+        "rollback_downtime_budget_ms": host.pace.pause_ms,
         "vm_probes": {vm.name: vm.probes() for vm in host.vms},
     }
 

@@ -18,15 +18,16 @@ GUEST = "/usr/local/lib/vmm-lab/guest"
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a guest works: the periods of its counter and of its disk records."""
+    """How fast a guest works: the periods of its counter and of its disk records. How long an upgrade may pause it."""
 
     tick_us: int
     record_ms: int
+    pause_ms: int = 1000
 
 
 # One tick is some five exits. In hardware that is nothing; under emulation an exit costs up to half a millisecond, and
-# six guests share two cores with everything else.
-PACES = {"kvm": Pace(1000, 50), "tcg": Pace(40000, 500)}
+# six guests share two cores with everything else. A pause is as long as the machine is busy.
+PACES = {"kvm": Pace(1000, 50), "tcg": Pace(40000, 500, 20000)}
 
 
 @dataclass(frozen=True)
