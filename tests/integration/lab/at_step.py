@@ -76,6 +76,9 @@ def main() -> int:
             if request["step"] in steps(transaction, request["vm"]):
                 print(ACTIONS[request["then"]](transaction), flush=True)
                 return 0
+            if (TRANSACTIONS / transaction / "result.json").exists():
+                print(f"{transaction} ended without it: {steps(transaction, request['vm'])}", file=sys.stderr)
+                return 1
         time.sleep(POLL_S)  # a journal that grows sends no event that Python knows of
     print(f"{request['vm']} did not come to {request['step']} within {LIMIT_S:.0f} s", file=sys.stderr)
     return 1

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 from .controller import Controller, host_outcomes, outcomes, verdicts
@@ -23,12 +24,12 @@ def test_a_build_that_crashes_when_it_loads_costs_no_guest(
     assert host_outcomes(report) == {"h1": "failed", "h2": "not_attempted", "h3": "not_attempted"}
     assert outcomes(report) == dict.fromkeys(lab.vms("h1"), "rolled_back")
     for vm in report["vms"]:
-        assert "the new process was killed by SIGABRT" in vm["error"]
+        assert re.search(r"was killed by (SIGABRT|signal 6)", vm["error"]), vm["error"]
         assert "State: still running on the old build" in vm["error"]
         assert (vm["old_build_id"], vm["new_build_id"]) == (builds.old.build_id, builds.old.build_id)
         assert vm["health"]["regressions"] == []
         assert f"{vm['host']}/{vm['name']}: rolled_back: {vm['error']}" in report["waves"][0]["gate"]["reasons"]
-    assert "h1-vm1" in report["exit_reason"] and "SIGABRT" in report["exit_reason"]
+    assert report["vms"][0]["error"] in report["exit_reason"]
     lab.prove_untouched()
     assert lab.default_build("h1") == builds.old.build_id
 
