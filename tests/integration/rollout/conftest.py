@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -151,6 +152,11 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
                 os.kill(int(entry.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError):
             continue
+    for fifo in (path for path in tmp_path.iterdir() if path.is_fifo()):
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))  # a module that such a worker left waits for a writer
+        except OSError as exc:
+            assert exc.errno == errno.ENXIO, exc  # nobody waits
 
 
 @pytest.fixture
