@@ -108,6 +108,7 @@ class Engine:
                 self._results[result.name] = result
             self._upgrade_all(journal)
             journal.close()  # which gives back its reserve: on a disk that has filled up the result needs it
+            _sweep(self._request, self._transaction)
             self._write_result(None)
         except LiveUpgradeError as exc:
             if interrupted_vms(self._transaction):
@@ -129,6 +130,7 @@ class Engine:
                     journal = Journal(other)
                     results = recover(other, journal, request.build_id)
                     journal.close()
+                    _sweep(request, other)
                 _write_json(other / "result.json", _result(results, "the engine died; finished by the next one"))
 
     def _remember_ends(self) -> None:
@@ -208,6 +210,14 @@ class Engine:
 
     def _write_result(self, error: str | None) -> None:
         _write_json(self._transaction / "result.json", _result(list(self._results.values()), error))
+
+
+def _sweep(request: UpgradeRequest, transaction: Path) -> None:
+    """Remove the directory of a transaction's sockets; those of its VMs have gone with their hand-overs."""
+    try:
+        (Path(request.run_dir) / transaction.name).rmdir()
+    except OSError:
+        pass  # it was never made, or holds the sockets of a hand-over that is not settled
 
 
 def _result(results: list[VmResult], error: str | None) -> dict[str, Any]:
