@@ -73,10 +73,11 @@ def main() -> int:
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         for transaction in names() - known:
+            ended = (TRANSACTIONS / transaction / "result.json").exists()  # asked first: it is written last
             if request["step"] in steps(transaction, request["vm"]):
                 print(ACTIONS[request["then"]](transaction), flush=True)
                 return 0
-            if (TRANSACTIONS / transaction / "result.json").exists():
+            if ended:
                 print(f"{transaction} ended without it: {steps(transaction, request['vm'])}", file=sys.stderr)
                 return 1
         time.sleep(POLL_S)  # a journal that grows sends no event that Python knows of
