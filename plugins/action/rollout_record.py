@@ -45,7 +45,9 @@ class ActionModule(ControllerAction):
         results = [merge_loop(arguments[name]) for name in _RESULTS]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
         # Of a loop that failed Ansible says only that it did; the items tell why.
-        reason = _message(merge_loop(arguments["failure"])) or next((_message(r) for r in results if r.get("unreachable")), None)
+        reason = _message(merge_loop(arguments["failure"])) or next(
+            (_message(r) for r in results if r.get("unreachable")), None
+        )
         preflight, health_before, upgrade, health_after, _set_default = results
         vms = vm_records(preflight, health_before, upgrade, health_after, reason)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
