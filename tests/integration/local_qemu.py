@@ -73,7 +73,31 @@ _SPIN = bytes.fromhex(
     "668316048000"  # adcl  $0,0x8004
     "ebf2"  # jmp   next
 )
-_GUESTS = {"tick": _TICK, "spin": _SPIN}
+# "write" also writes to each page of 64 MiB in turn, in flat 32-bit mode: what a live migration has to run after.
+WRITTEN_FROM, WRITTEN_TO = 16 << 20, 80 << 20
+_WRITE = bytes.fromhex(
+    "fa"  # cli
+    "2e660f01164400"  # lgdtl %cs:table
+    "0f20c0"  # mov   %cr0,%eax
+    "0c01"  # or    $1,%al              protected mode
+    "0f22c0"  # mov   %eax,%cr0
+    "66ea18000f000800"  # ljmpl $8,$0xf0018       to the next instruction
+    "66b81000"  # mov   $0x10,%ax
+    "8ed8"  # mov   %eax,%ds
+    "bb00000001"  # first: mov $0x1000000,%ebx  WRITTEN_FROM
+    "83050080000001"  # next: addl $1,0x8000
+    "83150480000000"  # adcl  $0,0x8004
+    "830301"  # addl  $1,(%ebx)
+    "81c300100000"  # add   $0x1000,%ebx
+    "81fb00000005"  # cmp   $0x5000000,%ebx        WRITTEN_TO
+    "72e1"  # jb    next
+    "ebda"  # jmp   first
+    "17004a000f00"  # table (0x44): 3 segments, at 0xf004a
+    "0000000000000000"
+    "ffff0000009bcf00"  # 0x08: code, all 4 GiB, accessed already, because ROM cannot note it
+    "ffff00000093cf00"  # 0x10: data, the same
+)
+_GUESTS = {"tick": _TICK, "spin": _SPIN, "write": _WRITE}
 _FIRMWARE_BYTES = 1 << 16
 _RESET_VECTOR = bytes.fromhex("ea000000f0")  # ljmp $0xf000,$0
 _DISK_BYTES = 1 << 20
@@ -173,6 +197,12 @@ class LocalQemu:
         )
         return self.counter()
 
+    def let_go_of_ram(self) -> None:
+        """Watch the counter no more: as long as we map the RAM, it outlives the processes that had it."""
+        if self._ram is not None:
+            self._ram.close()
+            self._ram = None
+
     def assert_not_counting(self, for_s: float = 0.2) -> None:
         """Assert that the guest stands still. The time only bounds how hard we look."""
         first = self.counter()
@@ -189,9 +219,7 @@ class LocalQemu:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        if self._ram is not None:
-            self._ram.close()
-            self._ram = None
+        self.let_go_of_ram()
 
     def _await_start(self, monitor: bool) -> None:
         if self._shared_ram:
