@@ -31,7 +31,14 @@ STEPS = [
     Step("shellcheck", "lint", (PYTHON, "tests/tools/check_shell.py")),
     Step("changelog", "lint", ("antsibull-changelog", "lint")),
     Step("mypy-plugins", "lint", ("mypy", "-p", "ansible_collections.vmm.live_upgrade.plugins")),
-    Step("mypy-tests", "lint", ("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/integration/lab")),
+    Step(
+        "mypy-tests",
+        "lint",
+        (
+            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/integration/lab"),
+            *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
+        ),
+    ),
     Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),
     Step("unit", "unit", (*PYTEST, "tests/unit"), pytest=True),
     Step(
