@@ -71,8 +71,16 @@ class RamTrace:
 
 
 def gap_within(seen: Sequence[Stand], start_ns: int, end_ns: int) -> Gap | None:
-    """Return the longest stand that overlaps the interval."""
-    return gap_over([Gap(stand.first_ns, stand.last_ns) for stand in seen], start_ns, end_ns)
+    """Return the longest stand that overlaps the interval.
+
+    When nobody was let look twice in it, return the time between the two looks around it: the pause was no longer.
+    """
+    gap = gap_over([Gap(stand.first_ns, stand.last_ns) for stand in seen], start_ns, end_ns)
+    if gap and gap.length_ms > 0:
+        return gap
+    before = [stand.last_ns for stand in seen if stand.last_ns <= start_ns]
+    after = [stand.first_ns for stand in seen if stand.first_ns >= end_ns]
+    return Gap(before[-1], after[0]) if before and after else None
 
 
 def gap_across(left: Sequence[Stand], arrived_in: Sequence[Stand]) -> Gap | None:

@@ -12,6 +12,8 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "qemu/timer.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
 #include "exec/cpu-common.h"
@@ -27,9 +29,13 @@
 /* migration.h wants the blocks that are sent; these are all blocks. */
 #undef qemu_ram_foreach_block
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
 #endif
+
+/* 4 KiB pages take about 20 ms per GiB; what is left is faulted in on use */
+#define POPULATE_LIMIT_MS   50
+#define POPULATE_STEP       (64 * MiB)
 
 static int main_fd = -1, ctl_fd = -1;
 static CprVforkPage *page;
@@ -108,16 +114,19 @@ QEMUFile *cpr_vfork_input(Error **errp)
 
 /*
  * Fill page tables, so that the guest does not fault its memory in again page
- * by page.  Only where there is memory: filling holes would use it up.
+ * by page.  Only where there is memory: filling holes would use it up.  Pages
+ * that are read in can be written to as well, and come 16 at a time.
  */
 static int cpr_vfork_populate(RAMBlock *block, void *opaque)
 {
+    int64_t *until_ms = opaque;
     int fd = qemu_ram_get_fd(block);
     char *host = qemu_ram_get_host_addr(block);
     off_t start = block->fd_offset, at = start;
     off_t end = start + qemu_ram_get_used_length(block);
 
-    while (fd >= 0 && qemu_ram_is_shared(block) && at < end) {
+    while (fd >= 0 && qemu_ram_is_shared(block) && at < end &&
+           qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < *until_ms) {
         off_t data = lseek(fd, at, SEEK_DATA);
         off_t hole;
 
@@ -125,9 +134,9 @@ static int cpr_vfork_populate(RAMBlock *block, void *opaque)
             break;
         }
         hole = lseek(fd, data, SEEK_HOLE);
-        at = hole < 0 ? end : MIN(hole, end);
+        at = MIN(hole < 0 ? end : MIN(hole, end), data + POPULATE_STEP);
         /* An old kernel does not know it; the guest is slower then */
-        madvise(host + (data - start), at - data, MADV_POPULATE_WRITE);
+        madvise(host + (data - start), at - data, MADV_POPULATE_READ);
     }
     return 0;
 }
@@ -136,9 +145,11 @@ static int cpr_vfork_populate(RAMBlock *block, void *opaque)
 void cpr_vfork_incoming_ready(void)
 {
     g_autofree char *uri = g_strdup_printf("fd:%d", main_fd);
+    int64_t until_ms;
 
     qmp_migrate_incoming(uri, false, NULL, true, true, &error_fatal);
-    qemu_ram_foreach_block(cpr_vfork_populate, NULL);
+    until_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POPULATE_LIMIT_MS;
+    qemu_ram_foreach_block(cpr_vfork_populate, &until_ms);
     cpr_vfork_fault("ready");
     if (!cpr_vfork_say(CPR_VFORK_MSG_READY)) {
         cpr_vfork_give_up("the old QEMU has ended");

@@ -21,6 +21,10 @@ def test_time_in_which_nobody_looked_is_no_pause() -> None:
     assert gap_within(KEPT, 55, 200) == Gap(51, 60)
 
 
+def test_interval_that_nobody_saw_anything_of_has_the_looks_around_it() -> None:
+    assert gap_within(KEPT, 65, 90) == Gap(60, 100)
+
+
 def test_pause_outside_of_the_interval_is_another() -> None:
     assert gap_within(KEPT, 5, 15) in (Gap(0, 9), Gap(10, 19))
     assert gap_within(KEPT, 200, 300) is None
