@@ -16,11 +16,9 @@ from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.cpio import CpioArchi
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.guest import (
     BUSYBOX,
     CFLAGS,
+    SOURCES,
     add_modules,
     require_static_busybox,
-)
-from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.guest import (
-    SOURCES as LAB_SOURCES,
 )
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.kernel import GUEST_MODULES, Kernel, get_kernel
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.progress import Progress
@@ -32,7 +30,7 @@ GUEST_ADDRESS = "10.99.0.2"
 HOST_ADDRESS = "10.99.0.1"
 ECHO_PORT = 7
 WRITERS = 4
-_SOURCES = Path(__file__).resolve().parent / "guest"
+_OWN = Path(__file__).resolve().parent / "guest"
 # The same as in guestload.c.
 _PAGE_MAGIC = 0x564D4D4C4F414401
 _HEAD = struct.Struct("<8Q")
@@ -117,7 +115,7 @@ def guest_folder() -> Path:
     require_static_busybox()
     lab_cache, progress = Cache(default_root() / "lab"), Progress()
     kernel = get_kernel(lab_cache, "guest", progress)
-    sources = [*sorted(_SOURCES.iterdir()), LAB_SOURCES / "record.h"]
+    sources = [*sorted(_OWN.iterdir()), SOURCES / "record.h"]
     material = {
         "format": 1,
         "sources": {path.name: file_sha256(path) for path in sources},
@@ -128,8 +126,8 @@ def guest_folder() -> Path:
 
     def build(folder: Path) -> None:
         program = folder / "guestload"
-        source = str(_SOURCES / "guestload.c")
-        subprocess.run(["gcc", *CFLAGS, "-s", f"-I{LAB_SOURCES}", "-o", str(program), source], check=True)
+        source = str(_OWN / "guestload.c")
+        subprocess.run(["gcc", *CFLAGS, "-s", f"-I{SOURCES}", "-o", str(program), source], check=True)
         (folder / "initrd.gz").write_bytes(gzip.compress(_initial_root(program, kernel), 6, mtime=0))
         (folder / "vmlinuz").write_bytes(kernel.image.read_bytes())
 
@@ -142,6 +140,6 @@ def _initial_root(program: Path, kernel: Kernel) -> bytes:
         archive.folder(name)
     archive.copy("bin/busybox", BUSYBOX)
     archive.copy("bin/guestload", program)
-    archive.file("init", (_SOURCES / "init").read_bytes(), 0o755)
+    archive.file("init", (_OWN / "init").read_bytes(), 0o755)
     add_modules(archive, kernel.modules(GUEST_MODULES))
     return archive.data()

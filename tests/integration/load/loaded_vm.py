@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrad
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover_one
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.tests.integration.load.clients import EchoStream
+from ansible_collections.vmm.live_upgrade.tests.integration.load.disks import DiskSet
 from ansible_collections.vmm.live_upgrade.tests.integration.load.linux_guest import (
     COUNTER_OFFSET,
     ECHO_PORT,
@@ -50,12 +50,11 @@ class LoadedVm:
     """One guest; ``pid`` is the process that runs it now."""
 
     def __init__(
-        self, binary: Path, directory: Path, namespace: TapNamespace | None, disks: Sequence[str] = (), n_disks: int = 0
+        self, binary: Path, directory: Path, namespace: TapNamespace | None, disks: DiskSet | None = None
     ) -> None:
         """Start it and return when its guest is at work.
 
-        ``namespace`` has the tap of its NIC; None for a VM without one. ``disks``: further arguments, which make
-        ``n_disks`` disks beside the one it always has.
+        ``namespace`` has the tap of its NIC; None for a VM without one. Without ``disks`` it has only its own one.
         """
         self.directory = directory
         self.serial_path = directory / "serial.sock"
@@ -72,10 +71,10 @@ class LoadedVm:
             wrapper=namespace.wrapper if namespace else (),
             extra=[
                 *cpu_arguments(accel),
-                *boot_arguments(1 + n_disks),
+                *boot_arguments(len(disks.images) if disks else 1),
                 *("-serial", f"file:{directory}/console", "-serial", f"unix:{self.serial_path},server=on,wait=off"),
                 *(TAP if namespace else ()),
-                *disks,
+                *(disks.arguments if disks else ()),
             ],
         )
         self.pid = self.qemu.pid

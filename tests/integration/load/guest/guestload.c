@@ -35,7 +35,7 @@
 #define PAGE_MAGIC 0x564d4d4c4f414401ull
 #define WRITERS    4
 #define DISKS      6
-#define SLOTS_MOST 1024
+#define SLOTS_MOST 8192
 #define TICK_US    50000
 
 /* The layout is a contract with status_page.py. */
