@@ -5,6 +5,7 @@ HOSTS ?= 3
 VMS ?= 2
 HOST ?= h1
 ROUNDS ?= 20
+HOPS ?= 200
 
 PYTHON := .venv/bin/python
 RUN := $(PYTHON) tests/tools/run_tests.py
@@ -14,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork fault-table lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,12 @@ lab-test:  ## the tests that need the lab
 
 bench-downtime: build-qemu  ## how long a guest stands still, mechanism by mechanism: ROUNDS=20
 	@$(PYTHON) tests/bench/downtime.py $(ROUNDS)
+
+soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=200
+	@$(PYTHON) tests/bench/soak_vfork.py $(HOPS)
+
+fault-table: build-qemu  ## every fault that can be injected into an upgrade, and what came of it
+	@$(PYTHON) tests/bench/fault_table.py
 
 build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
 	$(SETUP)

@@ -15,6 +15,7 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -114,8 +115,14 @@ class QmpClient:
         """The descriptor, for ``select``; call ``drain_events`` first: what is buffered does not wake a ``select``."""
         return self._sock.fileno()
 
-    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float | None = None) -> Any:
-        """Run ``command`` and return QEMU's answer.
+    def execute(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+        descriptor: int | None = None,
+    ) -> Any:
+        """Run ``command`` and return QEMU's answer. ``descriptor`` goes along with it, for ``getfd`` and the like.
 
         Raises ``QmpCommandError`` when QEMU refuses it, ``QmpTimeoutError`` and ``QmpDeadError`` as named.
         """
@@ -124,7 +131,7 @@ class QmpClient:
         request: dict[str, Any] = {"execute": command, "id": self._next_id}
         if arguments:
             request["arguments"] = arguments
-        self._send(json.dumps(request).encode() + b"\n", deadline)
+        self._send(json.dumps(request).encode() + b"\n", deadline, descriptor)
         while True:
             message = self._next_message(deadline, f"an answer to {command}")
             if "event" in message:
@@ -204,10 +211,12 @@ class QmpClient:
             raise self._dead()
         self._buffer += data
 
-    def _send(self, data: bytes, deadline: float) -> None:
+    def _send(self, data: bytes, deadline: float, descriptor: int | None = None) -> None:
         while data:
+            along = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
             try:
-                data = data[self._sock.send(data) :]
+                data = data[self._sock.sendmsg([data], along) :]
+                descriptor = None
             except BlockingIOError:
                 if not select.select([], [self._sock], [], max(0.0, deadline - time.monotonic()))[1]:
                     raise QmpTimeoutError(f"{self._label}: does not take commands") from None

@@ -117,7 +117,8 @@ class LocalQemu:
         memory_mib: int = 64,
         shared_ram: bool = True,
         aux_ram_share: bool = True,
-        guest: str = "tick",
+        guest: str | None = "tick",
+        counter_offset: int = COUNTER_OFFSET,
         qmp: Sequence[str] | None = None,
         extra: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
@@ -128,6 +129,7 @@ class LocalQemu:
         """Start it and return as soon as its monitor answers (with ``qmp=()`` or other arguments: as soon as it runs).
 
         ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img``, ``guest.bin`` and ``log``.
+        ``guest``: None for one that ``extra`` boots; ``counter_offset``: where in RAM it counts.
         ``extra``: further arguments.
         ``pass_fds``: descriptors of ours it inherits. ``wrapper``: command to run it under; must execute it in place.
         ``like``: for a copied binary, the one it was copied from, whose firmware it takes.
@@ -145,14 +147,13 @@ class LocalQemu:
         self._ram: mmap.mmap | None = None
         self._shared_ram = shared_ram
         self.disk_path.write_bytes(bytes(_DISK_BYTES))
-        bios = directory / "guest.bin"
-        bios.write_bytes(_GUESTS[guest].ljust(_FIRMWARE_BYTES - 16, b"\0") + _RESET_VECTOR.ljust(16, b"\0"))
+        self._counter_offset = counter_offset
         os.chown(self.disk_path, disk_owner, disk_owner)
         self.argv = [
             *(str(binary), *firmware(like or binary), "-name", f"guest={name}"),
             *("-machine", machine + _ram_options(shared_ram, aux_ram_share), "-accel", accel, "-m", f"{memory_mib}M"),
             *_memory_backend(memory_mib, shared_ram),
-            *("-nodefaults", "-display", "none", "-bios", str(bios)),
+            *("-nodefaults", "-display", "none", *_bios(guest, directory)),
             *("-drive", f"if=none,id=boot,format=raw,file={self.disk_path}"),
             *("-device", "virtio-blk-pci,id=disk0,drive=boot"),
             *(("-qmp", f"unix:{self.qmp_path},server=on,wait=off") if qmp is None else qmp),
@@ -186,8 +187,12 @@ class LocalQemu:
 
     def counter(self) -> int:
         """Return the guest's counter, read through ``/proc/PID/fd``; works on after the process has handed over."""
+        return int(struct.unpack("<Q", self.read_ram(self._counter_offset, 8))[0])
+
+    def read_ram(self, offset: int, size: int) -> bytes:
+        """Return bytes of the guest's RAM, by the same way."""
         assert self._ram is not None, "only a guest with shared RAM can be watched"
-        return int(struct.unpack_from("<Q", self._ram, COUNTER_OFFSET)[0])
+        return self._ram[offset : offset + size]
 
     def wait_counting(self, more: int = 20) -> int:
         """Return the counter once it has advanced by ``more`` from now: the guest runs."""
@@ -334,6 +339,14 @@ def working_accel(binary: Path) -> str:
         except AssertionError:
             return "tcg"
     return "kvm"
+
+
+def _bios(guest: str | None, directory: Path) -> list[str]:
+    if guest is None:
+        return []
+    path = directory / "guest.bin"
+    path.write_bytes(_GUESTS[guest].ljust(_FIRMWARE_BYTES - 16, b"\0") + _RESET_VECTOR.ljust(16, b"\0"))
+    return ["-bios", str(path)]
 
 
 def _ram_options(shared_ram: bool, aux_ram_share: bool) -> str:

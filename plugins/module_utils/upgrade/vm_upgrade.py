@@ -18,6 +18,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.clients import ConnectedClients
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
@@ -115,9 +116,12 @@ class VmUpgrade:
             )
             self._make_workspace()
             descriptors = _fetch_descriptors(command.fds)
+            clients = ConnectedClients(vm.pid, command.clients)
             try:
                 self._hand_over(source, command, descriptors)
+                self._give_clients(clients)
             finally:
+                clients.close()
                 for fd in descriptors.values():
                     os.close(fd)
                 shutil.rmtree(self._workspace, ignore_errors=True)
@@ -165,6 +169,11 @@ class VmUpgrade:
 
     def _note(self, step: str, **facts: Any) -> None:
         self._journal.write(step, self._vm.name, **facts)
+
+    def _give_clients(self, clients: ConnectedClients) -> None:
+        """The new process runs: what prevents it from having the connections is a warning."""
+        paths = [endpoint.path for endpoint in self._vm.qmp_endpoints]
+        self._result.warnings += clients.give(lambda: monitor_of(paths, self._result.new_pid or 0))
 
     # --- measuring
 

@@ -17,12 +17,14 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line i
     format_keyval,
     parse_keyval,
 )
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import Draft
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import Draft, HeldClient
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.handover import HeldDescriptors, tcp_address
 
 PRIVATE_MONITOR = "vmm-live-upgrade-mon"
 _WITHOUT_IT = "restart the VM without it, or shut it down and start it on the new build"
 _ADDRESS_KEYS = ("path", "host", "port", "to", "ipv4", "ipv6", "mptcp", "abstract", "tight", "fd")
+# A protocol on the connection, in the middle of which a new process cannot begin.
+_WITH_A_STATE = ("telnet", "tn3270", "websocket", "tls-creds")
 _REFUSED_CHARACTERS = {
     "stdio": "the terminal of the old process",
     "pty": "a pseudo terminal of the old process's own",
@@ -116,7 +118,7 @@ class CharacterDevices:
         number = self._draft.inherit(fd, f"listening socket {address}", int(given) if given else None)
         if not given:
             self._draft.change(f"{address} is handed over open (character device {name})")
-        self._note_client(name)
+        self._note_client(fields, name, address)
         kept = {key: value for key, value in fields.items() if key not in _ADDRESS_KEYS}
         return {**kept, "fd": str(number), "server": "on", "wait": "off"}
 
@@ -141,10 +143,17 @@ class CharacterDevices:
         address = tcp_address(fields.get("port", ""))
         return self._held.listening_on(address) if address else None
 
-    def _note_client(self, name: str) -> None:
+    def _note_client(self, fields: dict[str, str], name: str, address: str | None) -> None:
         filename = self._filenames.get(name, "disconnected:")
-        if name not in self._monitors and not filename.startswith("disconnected:"):
+        if name in self._monitors or filename.startswith("disconnected:"):
+            return
+        if address is None or any(fields.get(key, "off") != "off" for key in _WITH_A_STATE):
             self._draft.change(f"character device {name}: its client is disconnected and has to connect again")
+        else:
+            self._draft.clients.append(HeldClient(name, address))
+            self._draft.change(
+                f"character device {name}: its client stays connected; what is sent in the pause may be lost"
+            )
 
     def _label(self, name: str) -> str:
         """QEMU's own label for the n-th device of a kind; monitors have none that stays the same."""

@@ -25,6 +25,14 @@ class InheritedFd:
 
 
 @dataclass(frozen=True)
+class HeldClient:
+    """The character device ``chardev``, which listens on ``address``, has a client."""
+
+    chardev: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """Why the VM's command line cannot be re-created, and what a person can do about it."""
 
@@ -41,7 +49,7 @@ class CommandPlan:
     """A command line for the new process. With any ``problems`` it must not be used.
 
     ``changes``: readable lines, what differs for the VM or its user and why. ``pidfile``: the file that has to name the
-    new process, which does not write it itself.
+    new process, which does not write it itself. ``clients``: connections that the new process has to be given once it runs.
     """
 
     argv: list[str]
@@ -49,6 +57,7 @@ class CommandPlan:
     changes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pidfile: str | None = None
+    clients: list[HeldClient] = field(default_factory=list)
 
 
 class Draft:
@@ -63,6 +72,7 @@ class Draft:
         self.pid = pid
         self.working_directory = working_directory
         self.fds: list[InheritedFd] = []
+        self.clients: list[HeldClient] = []
         self.changes: list[str] = []
         self.problems: list[Problem] = []
         self._numbers = _numbers_in(options)

@@ -97,6 +97,7 @@ def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path, mechanism: str) -> Com
         changes=draft.changes,
         problems=draft.problems,
         pidfile=recreation.pidfile,
+        clients=draft.clients,
     )
 
 

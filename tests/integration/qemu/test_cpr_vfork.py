@@ -7,12 +7,8 @@ guest was lost with the process that had taken it, and nobody else runs it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import select
-import signal
-import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,89 +16,23 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpCommandError, QmpDeadError
-from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import LocalQemu, QemuFactory, firmware
-
-MACHINE = "pc-q35-10.2"
-NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
-_F_OFD_SETLK = 37
-ENDS = {"running", "aborted", "lost"}
-
-
-class Vm:
-    """One guest, which process after process runs; the monitor is that of the present one."""
-
-    def __init__(self, qemu: LocalQemu) -> None:
-        self.qemu = qemu
-        self.pid = qemu.pid
-        self.monitor = qemu.monitor()
-        self._hops = 0
-
-    def command(self, binary: Path, *more: str) -> list[str]:
-        """The VM's command line for ``binary``, with a monitor of its own."""
-        self._hops += 1
-        rest = list(self.qemu.argv[1 + len(firmware(self.qemu.binary)) :])
-        at = rest.index("-qmp")
-        rest[at + 1] = f"unix:{self._socket},server=on,wait=off"
-        return [str(binary), *firmware(binary), *rest, *more]
-
-    def begin(self, command: list[str], **settings: Any) -> None:
-        self.monitor.execute("migrate-set-parameters", {"mode": "cpr-vfork", "cpr-exec-command": command})
-        self.monitor.execute("cpr-vfork-set", settings)
-        self.monitor.drain_events()
-        self.monitor.execute("migrate", {})
-
-    def end(self) -> dict[str, Any]:
-        """Wait for the end of the hand-over and return what ``query-cpr-vfork`` says of it."""
-        while True:
-            event = self.monitor.wait_event({"CPR_VFORK"}, 40)
-            if event.data["phase"] in ENDS:
-                return dict(self.monitor.execute("query-cpr-vfork"))
-
-    def hand_over(self, binary: Path, *more: str, **settings: Any) -> dict[str, Any]:
-        self.begin(self.command(binary, *more), **settings)
-        return self.end()
-
-    def follow(self, info: dict[str, Any]) -> None:
-        """Go on with the new process; the old one is ended as the engine does it."""
-        os.kill(self.pid, signal.SIGKILL)
-        if self.pid == self.qemu.pid:
-            self.qemu.process.wait(10)
-        self.monitor.close()
-        self.pid = info["child-pid"]
-        self.monitor = QmpClient.connect(self._socket)
-
-    def assert_runs_on(self) -> None:
-        """The guest counts in the process that had it before, and the new one is gone and reaped."""
-        self.qemu.wait_counting()
-        assert self.monitor.execute("query-status")["status"] == "running"
-        child = self.monitor.execute("query-cpr-vfork")["child-pid"]
-        assert not os.path.exists(f"/proc/{child}"), "the new process is left over"
-
-    @property
-    def _socket(self) -> str:
-        return str(self.qemu.directory / f"qmp{self._hops}.sock")
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
+from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import QemuFactory
+from ansible_collections.vmm.live_upgrade.tests.integration.qemu.fault_run import held_by, run_fault
+from ansible_collections.vmm.live_upgrade.tests.integration.qemu.faults import FAULTS, Fault
+from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import FAULT, NIC, Vm, VmFactory
 
 
 @pytest.fixture
-def start(start_qemu: QemuFactory, qemu_old: Path) -> Iterator[Callable[..., Vm]]:
+def start(start_qemu: QemuFactory, qemu_old: Path) -> Iterator[VmFactory]:
     """Start a VM, on the older build unless told otherwise."""
-    vms = []
-
-    def make(binary: Path = qemu_old, **options: Any) -> Vm:
-        vm = Vm(start_qemu(binary=binary, machine=MACHINE, **{"extra": NIC, **options}))
-        vms.append(vm)
-        if options.get("shared_ram", True):
-            vm.qemu.wait_counting()
-        return vm
-
-    yield make
-    for vm in vms:
-        vm.monitor.close()
+    factory = VmFactory(start_qemu, qemu_old)
+    yield factory
+    factory.close()
 
 
 @pytest.fixture
-def vm(start: Callable[..., Vm]) -> Vm:
+def vm(start: VmFactory) -> Vm:
     return start()
 
 
@@ -125,134 +55,9 @@ def test_guest_goes_there_and_back_again(vm: Vm, qemu_old: Path, qemu_new: Path)
         seen = vm.qemu.counter()
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("ready:exit", "exited with status 3"),
-        ("ready:kill", "killed by signal 9"),
-        ("ready:garbage", "does not speak the protocol"),
-        ("ready:hang", "was not ready within 1000 ms"),
-        ("ready:stop", "was not ready within 1000 ms"),
-        ("loaded:exit", "exited with status 3"),
-        ("loaded:kill", "killed by signal 9"),
-        ("loaded:garbage", "does not speak the protocol"),
-        ("loaded:hang", "the pause exceeded its budget of 400 ms"),
-        ("loaded:stop", "the pause exceeded its budget of 400 ms"),
-        ("committed:exit", "exited with status 3"),
-        ("committed:kill", "killed by signal 9"),
-    ],
-)
-def test_child_that_fails_before_it_took_the_guest_is_taken_back(
-    vm: Vm, qemu_new: Path, fault: str, reason: str
-) -> None:
-    before = vm.qemu.counter()
-
-    info = vm.hand_over(
-        qemu_new, "-global", f"migration.x-cpr-vfork-fault={fault}", **{"prepare-timeout": 1000, "pause-budget": 400}
-    )
-
-    assert (info["phase"], info["owner"]) == ("aborted", "old")
-    assert reason in info["reason"]
-    assert vm.qemu.counter() >= before
-    vm.assert_runs_on()
-    later = vm.hand_over(qemu_new)
-    assert later["phase"] == "running", later
-
-
-@pytest.mark.parametrize("fault", ["taken:kill", "running:kill", "running:exit"])
-def test_child_that_dies_with_the_guest_loses_it_and_nobody_runs_it_twice(vm: Vm, qemu_new: Path, fault: str) -> None:
-    info = vm.hand_over(qemu_new, "-global", f"migration.x-cpr-vfork-fault={fault}")
-
-    assert (info["phase"], info["owner"]) == ("lost", "new")
-    assert "ended after it had taken the guest" in info["reason"]
-    vm.qemu.assert_not_counting()
-    assert vm.monitor.execute("query-status")["status"] == "postmigrate"
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"drop": NIC}, "exited with status 1"),
-        ({"replace": (MACHINE, "pc-q35-10.1")}, "exited with status 1"),
-        ({"binary": "/bin/false"}, "exited with status 1"),
-    ],
-    ids=["lacks-a-device", "other-machine", "other-program"],
-)
-def test_child_that_is_not_the_same_machine_is_taken_back(
-    vm: Vm, qemu_new: Path, change: dict[str, Any], reason: str
-) -> None:
-    command = vm.command(Path(change.get("binary", qemu_new)))
-    command = [word for word in command if word not in change.get("drop", [])]
-    old, new = change.get("replace", ("", ""))
-    vm.begin([word.replace(old, new) if old else word for word in command])
-
-    info = vm.end()
-
-    assert (info["phase"], info["owner"]) == ("aborted", "old")
-    assert reason in info["reason"]
-    vm.assert_runs_on()
-
-
-def test_disk_that_cannot_be_activated_is_taken_back(vm: Vm, qemu_new: Path) -> None:
-    """The child's image is locked by somebody else, which shows when it activates its disks, after the load."""
-    locked = vm.qemu.directory / "locked.img"
-    locked.write_bytes(vm.qemu.disk_path.read_bytes())
-    command = [word.replace(str(vm.qemu.disk_path), str(locked)) for word in vm.command(qemu_new)]
-    with open(locked, "r+b") as holder:
-        # QEMU's lock bytes lie at 100 and 200 (block/file-posix.c).
-        fcntl.fcntl(holder, _F_OFD_SETLK, struct.pack("hh4xqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0))
-        vm.begin(command)
-        info = vm.end()
-
-    assert (info["phase"], info["owner"], info["reason"]) == ("aborted", "old", "the new QEMU exited with status 1")
-    assert "cannot activate the disks" in vm.qemu.log_path.read_text()
-    assert "saved" in [entry["phase"] for entry in info["times"]]
-    vm.assert_runs_on()
-
-
-def test_parent_that_dies_before_the_commit_takes_its_child_along(start: Callable[..., Vm], qemu_new: Path) -> None:
-    vm = start(extra=[*NIC, "-global", "migration.x-cpr-vfork-fault=old-commit:kill"])
-    vm.begin(vm.command(qemu_new))
-    child = _child(vm)
-
-    vm.qemu.process.wait(30)
-    _await_end(child)
-
-    vm.qemu.assert_not_counting()
-
-
-def test_parent_that_dies_after_the_commit_leaves_a_child_that_runs(start: Callable[..., Vm], qemu_new: Path) -> None:
-    vm = start(extra=[*NIC, "-global", "migration.x-cpr-vfork-fault=old-given:kill"])
-    command = vm.command(qemu_new)
-    at = command.index("-global")
-    del command[at : at + 2]
-    before = vm.qemu.counter()
-    vm.begin(command)
-    child = _child(vm)
-
-    vm.qemu.process.wait(30)
-
-    assert vm.qemu.wait_counting() > before
-    os.kill(child, 0)
-
-
-@pytest.mark.parametrize("phase", ["spawned", "ready"])
-def test_parent_that_is_killed_while_the_child_gets_ready_takes_it_along(vm: Vm, qemu_new: Path, phase: str) -> None:
-    vm.begin(vm.command(qemu_new))
-    while True:
-        event = vm.monitor.wait_event({"CPR_VFORK"}, 30)
-        if event.data["phase"] == phase:
-            break
-    vm.qemu.process.kill()
-    vm.qemu.process.wait(10)
-
-    # It may have committed before it was killed: then the child is the VM.
-    child = event.data["child-pid"]
-    if phase == "spawned":
-        _await_end(child)
-        vm.qemu.assert_not_counting()
-    else:
-        _await(lambda: not _lives(child) or _counts(vm))
+@pytest.mark.parametrize("fault", FAULTS, ids=[f"{fault.name}-at-{fault.phase}".replace(" ", "-") for fault in FAULTS])
+def test_fault_leaves_one_runner_or_none(fault: Fault, start: VmFactory, qemu_new: Path) -> None:
+    assert run_fault(fault, start, qemu_new).wrong == []
 
 
 def test_cancel_is_heard_while_the_child_gets_ready(vm: Vm, qemu_new: Path) -> None:
@@ -277,7 +82,7 @@ def test_rehearsal_loads_the_vm_and_takes_it_back(vm: Vm, qemu_new: Path) -> Non
     assert vm.hand_over(qemu_new, rehearse=False)["phase"] == "running"
 
 
-def test_given_descriptors_are_inherited_and_no_others(start: Callable[..., Vm], qemu_new: Path) -> None:
+def test_given_descriptors_are_inherited_and_no_others(start: VmFactory, qemu_new: Path) -> None:
     reader, writer = os.pipe()
     vm = start(pass_fds=[reader, writer])
     os.close(reader)
@@ -306,7 +111,7 @@ def test_given_descriptors_are_inherited_and_no_others(start: Callable[..., Vm],
     ids=["private-ram", "private-aux-ram", "relative", "missing", "sandbox", "descriptor", "budget"],
 )
 def test_what_cannot_be_done_is_refused_and_the_vm_runs_on(
-    start: Callable[..., Vm],
+    start: VmFactory,
     qemu_new: Path,
     options: dict[str, Any],
     command: list[str] | None,
@@ -323,21 +128,29 @@ def test_what_cannot_be_done_is_refused_and_the_vm_runs_on(
 
 
 def test_aborted_hand_overs_leave_nothing_behind(vm: Vm, qemu_new: Path) -> None:
-    def held() -> list[str]:
-        links = [os.readlink(f"/proc/{vm.pid}/fd/{name}") for name in os.listdir(f"/proc/{vm.pid}/fd")]
-        return sorted(re.sub(r"\[\d+\]", "", link) for link in links)
+    """A hundred, by faults of all phases, rehearsals and cancels in turn."""
+    faults = ["ready:exit", "ready:kill", "ready:garbage", "loaded:exit", "loaded:garbage", "committed:kill"]
+    ways = [("-global", f"{FAULT}={fault}") for fault in faults]
+    vm.hand_over(qemu_new, *ways[0])
+    first, first_kib = held_by(vm.pid), _private_kib(vm.pid)
 
-    faults = ["ready:exit", "ready:kill", "loaded:exit", "committed:kill"]
-    vm.hand_over(qemu_new, "-global", "migration.x-cpr-vfork-fault=ready:exit")
-    first = held()
-    for count in range(24):
-        fault = faults[count % len(faults)]
-        assert vm.hand_over(qemu_new, "-global", f"migration.x-cpr-vfork-fault={fault}")["phase"] == "aborted"
+    for count in range(100):
+        if (at := count % (len(ways) + 2)) < len(ways):
+            info = vm.hand_over(qemu_new, *ways[at])
+        elif at == len(ways):
+            info = vm.hand_over(qemu_new, rehearse=True)
+        else:
+            vm.begin(vm.command(qemu_new, "-global", f"{FAULT}=ready:hang"))
+            vm.monitor.wait_event({"CPR_VFORK"}, 30)
+            vm.monitor.execute("migrate_cancel")
+            info = vm.end()
+        assert info["phase"] == "aborted", info
 
     vm.assert_runs_on()
-    _await(lambda: held() == first)
-    threads = len(os.listdir(f"/proc/{vm.pid}/task"))
-    assert threads < 20, "threads are left over"
+    _await(lambda: held_by(vm.pid) == first)
+    assert len(os.listdir(f"/proc/{vm.pid}/task")) < 20, "threads are left over"
+    assert _children(vm.pid) == [], "processes are left over"
+    assert _private_kib(vm.pid) < first_kib + 16384, "memory is left over"
 
 
 def _monitor_fd(vm: Vm) -> int:
@@ -346,34 +159,13 @@ def _monitor_fd(vm: Vm) -> int:
     return next(number for number, link in sorted(links.items()) if link.startswith("socket:"))
 
 
-def _child(vm: Vm) -> int:
-    """The new process; its parent's monitor may be gone a moment later."""
-    event = vm.monitor.wait_event({"CPR_VFORK"}, 30)
-    try:
-        vm.monitor.close()
-    except QmpDeadError:
-        pass
-    return int(event.data["child-pid"])
+def _children(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
-def _await_end(pid: int) -> None:
-    """Wait for a process that is not ours to end."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    assert select.select([pidfd], [], [], 30)[0], f"process {pid} does not end"
-    os.close(pidfd)
-
-
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
-
-
-def _counts(vm: Vm) -> bool:
-    first = vm.qemu.counter()
-    time.sleep(0.1)
-    return vm.qemu.counter() > first
+def _private_kib(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.M))
 
 
 def _await(condition: Callable[[], bool]) -> None:

@@ -312,6 +312,29 @@ def test_listening_sockets_are_handed_over_and_their_paths_stay(
     it.move(qemu_new)
 
 
+def test_client_of_a_character_device_stays_connected(
+    world: Callable[..., World], qemu_old: Path, qemu_new: Path, tmp_path: Path
+) -> None:
+    """By path and by port: both directions work on the connection of before."""
+    path = tmp_path / "agent.sock"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    it = world(
+        *("-chardev", f"socket,id=c1,path={path},server=on,wait=off", "-device", "isa-serial,chardev=c1"),
+        *("-serial", f"tcp:127.0.0.1:{port},server=on,wait=off"),
+    )
+    with socket.socket(socket.AF_UNIX) as first, socket.create_connection(("127.0.0.1", port)) as second:
+        first.connect(str(path))
+        for binary in (qemu_new, qemu_old):
+            it.move(binary)
+            for client in (first, second):
+                with pytest.raises(BlockingIOError):
+                    client.recv(1, socket.MSG_DONTWAIT)
+            states = {item["label"]: item["filename"] for item in it.vm.execute("query-chardev")}
+            assert not any(states[label].startswith("disconnected:") for label in ("c1", "serial0")), states
+
+
 def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text) is not None
 

@@ -33,10 +33,9 @@
 #include <linux/fs.h>
 #include <time.h>
 #include <unistd.h>
+#include "record.h"
 
 #define PAGE_MAGIC   0x564d4d4c41420001ull
-#define RECORD_MAGIC 0x564d4d4c41425245ull
-#define RECORD_SIZE  4096
 #define STATUS_PERIOD_S 10
 #define NS_PER_S     1000000000ll
 #define JUMP_NS      20000000ll              /* clocks that part by more than 20 ms have jumped */
@@ -47,13 +46,6 @@ struct status_page {
     _Atomic uint64_t magic, counter, uptime_ms, records, disk_errors, disk_mismatches, max_gap_us, complaints,
                      clock_jumps, requests, nonce;
 };
-
-struct record {
-    uint64_t magic, seq, nonce, counter;
-    uint32_t crc, reserved;
-    uint64_t pattern[(RECORD_SIZE - 40) / 8];
-};
-_Static_assert(sizeof(struct record) == RECORD_SIZE, "a record fills its slot");
 
 static struct status_page *page;
 static const char *disk_path;
@@ -94,44 +86,6 @@ static int status_json(char *buffer, size_t size)
 
 /* ---- disk ---------------------------------------------------------------------------------------------------- */
 
-static uint32_t crc32_of(const void *data, size_t size)
-{
-    static uint32_t table[256];
-    const uint8_t *byte = data;
-    uint32_t crc = ~0u;
-
-    if (!table[1]) {
-        for (uint32_t i = 0; i < 256; i++) {
-            uint32_t c = i;
-            for (int bit = 0; bit < 8; bit++)
-                c = c & 1 ? 0xedb88320u ^ (c >> 1) : c >> 1;
-            table[i] = c;
-        }
-    }
-    while (size--)
-        crc = table[(crc ^ *byte++) & 0xff] ^ (crc >> 8);
-    return ~crc;
-}
-
-static void record_fill(struct record *record, uint64_t seq)
-{
-    *record = (struct record){ .magic = RECORD_MAGIC, .seq = seq, .nonce = page->nonce, .counter = page->counter };
-    for (size_t i = 0; i < sizeof(record->pattern) / 8; i++)
-        record->pattern[i] = seq * 0x9e3779b97f4a7c15ull;
-    record->crc = crc32_of(record, sizeof(*record));
-}
-
-static bool record_valid(const struct record *record)
-{
-    static struct record copy;
-
-    if (record->magic != RECORD_MAGIC)
-        return false;
-    copy = *record;
-    copy.crc = 0;
-    return crc32_of(&copy, sizeof(copy)) == record->crc;
-}
-
 /* The highest sequence on the disk: a guest that is started again goes on from there. */
 static uint64_t last_sequence(int fd, struct record *buffer, uint64_t slots)
 {
@@ -154,7 +108,7 @@ static bool write_and_compare(int fd, struct record *written, struct record *rea
 {
     off_t offset = seq % slots * RECORD_SIZE;
 
-    record_fill(written, seq);
+    record_fill(written, seq, page->nonce, page->counter);
     if (pwrite(fd, written, RECORD_SIZE, offset) != RECORD_SIZE) {
         say("write of record %lu failed: %s", seq, strerror(errno));
         page->disk_errors++;
