@@ -11,99 +11,18 @@ import fcntl
 import os
 import re
 import select
-import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpCommandError, QmpDeadError
-from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import LocalQemu, QemuFactory, firmware
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError, QmpDeadError
+from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import MACHINE, NIC, Vm, await_that, lives
 
-MACHINE = "pc-q35-10.2"
-NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
 _F_OFD_SETLK = 37
-ENDS = {"running", "aborted", "lost"}
-
-
-class Vm:
-    """One guest, which process after process runs; the monitor is that of the present one."""
-
-    def __init__(self, qemu: LocalQemu) -> None:
-        self.qemu = qemu
-        self.pid = qemu.pid
-        self.monitor = qemu.monitor()
-        self._hops = 0
-
-    def command(self, binary: Path, *more: str) -> list[str]:
-        """The VM's command line for ``binary``, with a monitor of its own."""
-        self._hops += 1
-        rest = list(self.qemu.argv[1 + len(firmware(self.qemu.binary)) :])
-        at = rest.index("-qmp")
-        rest[at + 1] = f"unix:{self._socket},server=on,wait=off"
-        return [str(binary), *firmware(binary), *rest, *more]
-
-    def begin(self, command: list[str], **settings: Any) -> None:
-        self.monitor.execute("migrate-set-parameters", {"mode": "cpr-vfork", "cpr-exec-command": command})
-        self.monitor.execute("cpr-vfork-set", settings)
-        self.monitor.drain_events()
-        self.monitor.execute("migrate", {})
-
-    def end(self) -> dict[str, Any]:
-        """Wait for the end of the hand-over and return what ``query-cpr-vfork`` says of it."""
-        while True:
-            event = self.monitor.wait_event({"CPR_VFORK"}, 40)
-            if event.data["phase"] in ENDS:
-                return dict(self.monitor.execute("query-cpr-vfork"))
-
-    def hand_over(self, binary: Path, *more: str, **settings: Any) -> dict[str, Any]:
-        self.begin(self.command(binary, *more), **settings)
-        return self.end()
-
-    def follow(self, info: dict[str, Any]) -> None:
-        """Go on with the new process; the old one is ended as the engine does it."""
-        os.kill(self.pid, signal.SIGKILL)
-        if self.pid == self.qemu.pid:
-            self.qemu.process.wait(10)
-        self.monitor.close()
-        self.pid = info["child-pid"]
-        self.monitor = QmpClient.connect(self._socket)
-
-    def assert_runs_on(self) -> None:
-        """The guest counts in the process that had it before, and the new one is gone and reaped."""
-        self.qemu.wait_counting()
-        assert self.monitor.execute("query-status")["status"] == "running"
-        child = self.monitor.execute("query-cpr-vfork")["child-pid"]
-        assert not os.path.exists(f"/proc/{child}"), "the new process is left over"
-
-    @property
-    def _socket(self) -> str:
-        return str(self.qemu.directory / f"qmp{self._hops}.sock")
-
-
-@pytest.fixture
-def start(start_qemu: QemuFactory, qemu_old: Path) -> Iterator[Callable[..., Vm]]:
-    """Start a VM, on the older build unless told otherwise."""
-    vms = []
-
-    def make(binary: Path = qemu_old, **options: Any) -> Vm:
-        vm = Vm(start_qemu(binary=binary, machine=MACHINE, **{"extra": NIC, **options}))
-        vms.append(vm)
-        if options.get("shared_ram", True):
-            vm.qemu.wait_counting()
-        return vm
-
-    yield make
-    for vm in vms:
-        vm.monitor.close()
-
-
-@pytest.fixture
-def vm(start: Callable[..., Vm]) -> Vm:
-    return start()
 
 
 def test_guest_goes_there_and_back_again(vm: Vm, qemu_old: Path, qemu_new: Path) -> None:
@@ -252,7 +171,7 @@ def test_parent_that_is_killed_while_the_child_gets_ready_takes_it_along(vm: Vm,
         _await_end(child)
         vm.qemu.assert_not_counting()
     else:
-        _await(lambda: not _lives(child) or _counts(vm))
+        await_that(lambda: not lives(child) or _counts(vm))
 
 
 def test_cancel_is_heard_while_the_child_gets_ready(vm: Vm, qemu_new: Path) -> None:
@@ -263,7 +182,7 @@ def test_cancel_is_heard_while_the_child_gets_ready(vm: Vm, qemu_new: Path) -> N
 
     info = vm.end()
     assert (info["phase"], info["reason"]) == ("aborted", "it was cancelled")
-    _await(lambda: vm.monitor.execute("query-migrate")["status"] == "cancelled")
+    await_that(lambda: vm.monitor.execute("query-migrate")["status"] == "cancelled")
     vm.assert_runs_on()
 
 
@@ -335,7 +254,7 @@ def test_aborted_hand_overs_leave_nothing_behind(vm: Vm, qemu_new: Path) -> None
         assert vm.hand_over(qemu_new, "-global", f"migration.x-cpr-vfork-fault={fault}")["phase"] == "aborted"
 
     vm.assert_runs_on()
-    _await(lambda: held() == first)
+    await_that(lambda: held() == first)
     threads = len(os.listdir(f"/proc/{vm.pid}/task"))
     assert threads < 20, "threads are left over"
 
@@ -366,18 +285,7 @@ def _await_end(pid: int) -> None:
     os.close(pidfd)
 
 
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
-
-
 def _counts(vm: Vm) -> bool:
     first = vm.qemu.counter()
     time.sleep(0.1)
     return vm.qemu.counter() > first
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
