@@ -63,12 +63,12 @@ class CommandPlan:
 class Draft:
     """The sheet: descriptors to hand over with their numbers, changes and problems noted on the way."""
 
-    def __init__(self, pid: int, working_directory: str, options: list[Option], keep_numbers: bool) -> None:
+    def __init__(self, pid: int, working_directory: str, options: list[Option], of_child: bool) -> None:
         """``options`` are those of the old process ``pid``: numbers and names they use are not given again.
 
-        ``keep_numbers``: the new process is a child of the old one and has its descriptors under the same numbers.
+        ``of_child``: the new process is a child of the old one and has its descriptors under the same numbers.
         """
-        self._keep_numbers = keep_numbers
+        self.of_child = of_child
         self.pid = pid
         self.working_directory = working_directory
         self.fds: list[InheritedFd] = []
@@ -80,7 +80,7 @@ class Draft:
 
     def inherit(self, source_fd: int, purpose: str, number: int | None = None) -> int:
         """Hand ``source_fd`` of the old process over and return the number the new one sees: a free one, unless given."""
-        if self._keep_numbers:
+        if self.of_child:
             number = source_fd
         elif number is None:
             number = _FIRST_NUMBER

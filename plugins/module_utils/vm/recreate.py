@@ -69,6 +69,7 @@ _REFUSED_OBJECTS = (
     "cryptodev-vhost-user",
 )
 _REFUSED_DEVICES = ("vhost-user-", "vhost-vdpa-", "vhost-scsi", "vfio-user-", "ivshmem-doorbell", "x-pci-proxy")
+_OFF = ("off", "no", "false", "n")
 _WINDOWLESS = ("none", "egl-headless")
 _SHORT_FORMS = ("serial", "parallel", "monitor", "qmp", "qmp-pretty", "debugcon")
 _FILES = {
@@ -88,7 +89,7 @@ def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path, mechanism: str) -> Com
     ``qmp`` is a session with the VM. Raises ``LiveUpgradeError`` when the VM or its process cannot be read.
     """
     options = parse(vm.argv)
-    draft = Draft(vm.pid, os.readlink(f"/proc/{vm.pid}/cwd"), options, keep_numbers=mechanism == "vfork")
+    draft = Draft(vm.pid, os.readlink(f"/proc/{vm.pid}/cwd"), options, of_child=mechanism == "vfork")
     recreation = _Recreation(vm, RunningState.read(qmp), draft, build_dir)
     words = render(recreation.options(options))
     return CommandPlan(
@@ -179,7 +180,10 @@ class _Recreation:
         return [option]
 
     def _pid_file(self, option: Option) -> list[Option]:
-        self.pidfile = str(Path(self._draft.working_directory) / (option.value or ""))
+        path = str(Path(self._draft.working_directory) / (option.value or ""))
+        if self._draft.of_child:
+            return [Option("pidfile", path)]  # a child takes the file over with the guest
+        self.pidfile = path
         self._draft.change(f"-pidfile is dropped: the upgrade writes the new pid into {self.pidfile}")
         return []
 
@@ -191,6 +195,8 @@ class _Recreation:
         fields = parse_keyval(option.value or "")
         if "chroot" in fields:
             return self._refused(Option("chroot", fields["chroot"]))
+        if fields.get("exit-with-parent", "off") not in _OFF:
+            return self._refused(option, "the new process would have another parent")
         if "user" not in fields:
             return [option]
         self._check_user(fields["user"])
@@ -209,7 +215,8 @@ class _Recreation:
             )
 
     def _log(self, option: Option) -> list[Option]:
-        self._draft.change(f"the log file {option.value} begins anew")
+        if not self._draft.of_child:
+            self._draft.change(f"the log file {option.value} begins anew")
         return [option]
 
     def _file(self, option: Option) -> list[Option]:

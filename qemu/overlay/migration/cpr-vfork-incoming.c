@@ -90,19 +90,23 @@ QEMUFile *cpr_vfork_input(Error **errp)
 {
     g_autoptr(QIOChannelFile) fioc = NULL;
     int state_fd, page_fd;
+    int pidfile_fd = -1;    /* builds before it was added do not tell it */
 
-    if (sscanf(g_getenv(CPR_VFORK_ENV), "%d:%d:%d:%d", &state_fd, &main_fd,
-               &ctl_fd, &page_fd) != 4) {
+    if (sscanf(g_getenv(CPR_VFORK_ENV), "%d:%d:%d:%d:%d", &state_fd, &main_fd,
+               &ctl_fd, &page_fd, &pidfile_fd) < 4) {
         error_setg(errp, "cpr-vfork: " CPR_VFORK_ENV " cannot be read");
         return NULL;
     }
     g_unsetenv(CPR_VFORK_ENV);
+    cpr_vfork_end_with_old(true);
+    cpr_vfork_inherit_listeners(g_getenv(CPR_VFORK_LISTENERS_ENV));
+    g_unsetenv(CPR_VFORK_LISTENERS_ENV);
     qemu_set_cloexec(state_fd);
     qemu_set_cloexec(main_fd);
     qemu_set_cloexec(ctl_fd);
     page = cpr_vfork_page_map(page_fd, errp);
     close(page_fd);
-    if (!page) {
+    if (!page || !cpr_vfork_pidfile_inherit(pidfile_fd, errp)) {
         return NULL;
     }
     /* The offset is shared with the old QEMU, which is done with it */
@@ -147,6 +151,7 @@ void cpr_vfork_incoming_ready(void)
     g_autofree char *uri = g_strdup_printf("fd:%d", main_fd);
     int64_t until_ms;
 
+    cpr_vfork_close_listeners();
     qmp_migrate_incoming(uri, false, NULL, true, true, &error_fatal);
     until_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POPULATE_LIMIT_MS;
     qemu_ram_foreach_block(cpr_vfork_populate, &until_ms);
@@ -172,6 +177,7 @@ void cpr_vfork_incoming_loaded(void)
     }
     cpr_vfork_fault("loaded");
     cpr_vfork_mark(page, CPR_VFORK_PHASE_LOADED);
+    cpr_vfork_end_with_old(false);
     if (!cpr_vfork_say(CPR_VFORK_MSG_LOADED)) {
         cpr_vfork_give_up("the old QEMU has ended");
     }
@@ -189,6 +195,7 @@ void cpr_vfork_incoming_running(void)
 {
     cpr_vfork_mark(page, CPR_VFORK_PHASE_RUNNING);
     cpr_vfork_fault("running");
+    cpr_vfork_pidfile_take();
     /* The old QEMU may have ended, which is its business now */
     cpr_vfork_say(CPR_VFORK_MSG_RUNNING);
     close(ctl_fd);

@@ -35,6 +35,7 @@
 #include "migration/cpr.h"
 #include "migration/cpr-vfork.h"
 #include "migration/misc.h"
+#include "monitor/monitor.h"
 #include "cpr-vfork-compat.h"
 #include "options.h"
 #include "qemu-file.h"
@@ -329,6 +330,48 @@ bool cpr_vfork_is_committed(void)
     return old.active && old.committed;
 }
 
+static void cpr_vfork_exit(int status)
+{
+    fflush(NULL);
+    _exit(old.phase == CPR_VFORK_PHASE_LOST ? EXIT_FAILURE : status);
+}
+
+static bool cpr_vfork_is_given(void)
+{
+    return old.page && cpr_vfork_owner(old.page) != CPR_VFORK_OWNER_OLD;
+}
+
+/*
+ * Sockets, disks and the pid file are those of the new QEMU, once it may run
+ * the guest: end without what is done at exit, which would take them away.
+ */
+void cpr_vfork_leave(int status)
+{
+    if (cpr_vfork_is_given()) {
+        /* Sends the answer to "quit" */
+        monitor_cleanup();
+        cpr_vfork_exit(status);
+    }
+}
+
+static void cpr_vfork_at_exit(void)
+{
+    if (cpr_vfork_is_given()) {
+        cpr_vfork_exit(EXIT_FAILURE);
+    }
+}
+
+/* For an exit() anywhere: what is registered last is called first. */
+static void cpr_vfork_guard_exit(void)
+{
+    static bool guarded;
+
+    if (!guarded) {
+        guarded = true;
+        atexit(cpr_vfork_at_exit);
+    }
+}
+
 /************************************************************************/
 /* Preparation */
 
@@ -354,6 +397,9 @@ bool cpr_vfork_check(Error **errp)
     if (cpr_vfork_sandbox_denies()) {
         error_setg(errp, "cpr-vfork cannot execute anything: this QEMU runs "
                    "with -sandbox spawn=deny");
+        return false;
+    }
+    if (!cpr_vfork_check_root(errp) || !cpr_vfork_check_parent(errp)) {
         return false;
     }
     if (!g_path_is_absolute(program) || access(program, X_OK) < 0) {
@@ -436,12 +482,18 @@ static bool cpr_vfork_make_channels(int *main_new, int *ctl_new, Error **errp)
 }
 
 /* Descriptors for new QEMU besides those of the CPR state */
-static GArray *cpr_vfork_inherited(int main_new, int ctl_new)
+static GArray *cpr_vfork_inherited(int main_new, int ctl_new,
+                                   const GArray *listeners)
 {
     GArray *fds = g_array_new(false, false, sizeof(int));
     int own[] = { old.state_fd, main_new, ctl_new, old.page_fd };
+    int pidfile_fd = cpr_vfork_pidfile_fd();
 
     g_array_append_vals(fds, own, ARRAY_SIZE(own));
+    g_array_append_vals(fds, listeners->data, listeners->len);
+    if (pidfile_fd >= 0) {
+        g_array_append_val(fds, pidfile_fd);
+    }
     for (intList *item = set.fds; item; item = item->next) {
         int fd = item->value;
 
@@ -450,10 +502,22 @@ static GArray *cpr_vfork_inherited(int main_new, int ctl_new)
     return fds;
 }
 
+static char *cpr_vfork_list(const GArray *fds)
+{
+    GString *list = g_string_new(NULL);
+
+    for (guint i = 0; i < fds->len; i++) {
+        g_string_append_printf(list, "%d,", g_array_index(fds, int, i));
+    }
+    return g_string_free(list, false);
+}
+
 void cpr_vfork_start(MigrationState *s, Error **errp)
 {
     g_auto(GStrv) argv = strv_from_str_list(s->parameters.cpr_exec_command);
     g_auto(GStrv) envp = g_get_environ();
+    g_autoptr(GArray) listeners = cpr_vfork_listeners(set.fds);
+    g_autofree char *list = cpr_vfork_list(listeners);
     g_autofree char *value = NULL;
     g_autoptr(GArray) fds = NULL;
     int main_new, ctl_new;
@@ -470,10 +534,11 @@ void cpr_vfork_start(MigrationState *s, Error **errp)
         cpr_vfork_close_fds();
         return;
     }
-    value = g_strdup_printf("%d:%d:%d:%d", old.state_fd, main_new, ctl_new,
-                            old.page_fd);
+    value = g_strdup_printf("%d:%d:%d:%d:%d", old.state_fd, main_new, ctl_new,
+                            old.page_fd, cpr_vfork_pidfile_fd());
     envp = g_environ_setenv(envp, CPR_VFORK_ENV, value, true);
-    fds = cpr_vfork_inherited(main_new, ctl_new);
+    envp = g_environ_setenv(envp, CPR_VFORK_LISTENERS_ENV, list, true);
+    fds = cpr_vfork_inherited(main_new, ctl_new, listeners);
     old.pid = cpr_vfork_spawn(argv, envp, (const int *)fds->data, fds->len,
                               errp);
     close(main_new);
@@ -539,6 +604,7 @@ static bool cpr_vfork_commit(MigrationState *s, Error **errp)
                    " ms", old.limit_ms);
         return false;
     }
+    cpr_vfork_guard_exit();
     cpr_vfork_fault("old-commit");
     old.phase = CPR_VFORK_PHASE_COMMITTED;
     cpr_vfork_mark(old.page, CPR_VFORK_PHASE_COMMITTED);

@@ -9,31 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
-from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import QemuFactory
 from ansible_collections.vmm.live_upgrade.tests.integration.qemu.fault_run import held_by, run_fault
 from ansible_collections.vmm.live_upgrade.tests.integration.qemu.faults import FAULTS, Fault
-from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import FAULT, NIC, Vm, VmFactory
-
-
-@pytest.fixture
-def start(start_qemu: QemuFactory, qemu_old: Path) -> Iterator[VmFactory]:
-    """Start a VM, on the older build unless told otherwise."""
-    factory = VmFactory(start_qemu, qemu_old)
-    yield factory
-    factory.close()
-
-
-@pytest.fixture
-def vm(start: VmFactory) -> Vm:
-    return start()
+from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import (
+    FAULT,
+    HANGS,
+    NIC,
+    Vm,
+    VmFactory,
+    await_that,
+)
 
 
 def test_guest_goes_there_and_back_again(vm: Vm, qemu_old: Path, qemu_new: Path) -> None:
@@ -61,14 +52,14 @@ def test_fault_leaves_one_runner_or_none(fault: Fault, start: VmFactory, qemu_ne
 
 
 def test_cancel_is_heard_while_the_child_gets_ready(vm: Vm, qemu_new: Path) -> None:
-    vm.begin(vm.command(qemu_new, "-global", "migration.x-cpr-vfork-fault=ready:hang"))
+    vm.begin(vm.command(qemu_new, *HANGS))
     vm.monitor.wait_event({"CPR_VFORK"}, 30)
 
     vm.monitor.execute("migrate_cancel")
 
     info = vm.end()
     assert (info["phase"], info["reason"]) == ("aborted", "it was cancelled")
-    _await(lambda: vm.monitor.execute("query-migrate")["status"] == "cancelled")
+    await_that(lambda: vm.monitor.execute("query-migrate")["status"] == "cancelled")
     vm.assert_runs_on()
 
 
@@ -140,14 +131,14 @@ def test_aborted_hand_overs_leave_nothing_behind(vm: Vm, qemu_new: Path) -> None
         elif at == len(ways):
             info = vm.hand_over(qemu_new, rehearse=True)
         else:
-            vm.begin(vm.command(qemu_new, "-global", f"{FAULT}=ready:hang"))
+            vm.begin(vm.command(qemu_new, *HANGS))
             vm.monitor.wait_event({"CPR_VFORK"}, 30)
             vm.monitor.execute("migrate_cancel")
             info = vm.end()
         assert info["phase"] == "aborted", info
 
     vm.assert_runs_on()
-    _await(lambda: held_by(vm.pid) == first)
+    await_that(lambda: held_by(vm.pid) == first)
     assert len(os.listdir(f"/proc/{vm.pid}/task")) < 20, "threads are left over"
     assert _children(vm.pid) == [], "processes are left over"
     assert _private_kib(vm.pid) < first_kib + 16384, "memory is left over"
@@ -166,10 +157,3 @@ def _children(pid: int) -> list[str]:
 def _private_kib(pid: int) -> int:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.M))
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ MACHINE = "pc-q35-10.2"
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
 FAULT = "migration.x-cpr-vfork-fault"
 ENDS = {"running", "aborted", "lost"}
+# For the command of the new process: it gets as far as it can before the pause, and no further.
+HANGS = ("-global", f"{FAULT}=ready:hang")
 
 
 class Vm:
@@ -94,3 +98,16 @@ class VmFactory:
     def close(self) -> None:
         for vm in self._vms:
             vm.monitor.close()
+
+
+def lives(pid: int) -> bool:
+    """Tell whether the process is there; a zombie is."""
+    return os.path.exists(f"/proc/{pid}")
+
+
+def await_that(condition: Callable[[], bool]) -> None:
+    """Poll: what is awaited here sends no event."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)

@@ -309,7 +309,18 @@ def test_listening_sockets_are_handed_over_and_their_paths_stay(
             if path == second:
                 assert b"QMP" in client.recv(100)
     assert it.plan(qemu_new).problems == []
-    it.move(qemu_new)
+    again = it.move(qemu_new)
+    if it.mechanism == "vfork":
+        assert (tmp_path / "pid").read_text() == f"{again.new_pid}\n"
+
+
+@pytest.mark.parametrize("value", ["chroot=/", "exit-with-parent=on"])
+def test_process_that_cannot_have_a_twin_is_refused(world: Callable[..., World], qemu_new: Path, value: str) -> None:
+    it = world("-run-with", value)
+
+    problems = it.plan(qemu_new).problems
+
+    assert [problem.code for problem in problems] == ["option-refused"]
 
 
 def test_client_of_a_character_device_stays_connected(

@@ -32,6 +32,7 @@ bool cpr_vfork_complete(MigrationState *s, Error **errp); /* without BQL */
 void cpr_vfork_abort(void);
 void cpr_vfork_source_destroy(void);
 void cpr_vfork_tell_end(void);
+void cpr_vfork_leave(int status);
 
 /* Either: misbehave here when the property x-cpr-vfork-fault says so */
 void cpr_vfork_fault(const char *point);
@@ -44,8 +45,27 @@ void cpr_vfork_incoming_ready(void);
 void cpr_vfork_incoming_loaded(void);
 void cpr_vfork_incoming_running(void);
 
+/* The process of the VM; see migration/cpr-vfork-process.c */
+bool cpr_vfork_check_parent(Error **errp);
+bool cpr_vfork_check_root(Error **errp);
+void cpr_vfork_pidfile_written(const char *path);
+int cpr_vfork_pidfile_fd(void);
+void cpr_vfork_pidfile_want(const char *path);
+bool cpr_vfork_pidfile_inherit(int fd, Error **errp);
+void cpr_vfork_pidfile_take(void);
+void cpr_vfork_end_with_old(bool on);
+
+/* Listening sockets; see migration/cpr-vfork-listeners.c */
+GArray *cpr_vfork_listeners(const intList *given);
+void cpr_vfork_inherit_listeners(const char *list);
+void cpr_vfork_close_listeners(void);
+
+/* The human monitor */
+void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info);
+
 /* Environment variable with which the old QEMU tells the new one */
 #define CPR_VFORK_ENV "QEMU_CPR_VFORK"
+#define CPR_VFORK_LISTENERS_ENV "QEMU_CPR_VFORK_LISTENERS"
 #define CPR_VFORK_STATE "QEMU_CPR_VFORK_STATE"
 
 /* Messages on the control channel, one byte each */
