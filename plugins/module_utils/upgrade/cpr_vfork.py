@@ -37,6 +37,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
 
 _ENDS = ("running", "aborted", "lost")
+_POLL_S = 0.1
 
 
 class CprVfork:
@@ -176,23 +177,36 @@ class CprVfork:
         raise TakenBack(str(self._trouble or _in_words(str(info["reason"]))))
 
     def _outlive_source(self, cause: QmpError) -> Committed:
-        """The old process ended: the new one runs the guest if it was given to it, and ends by itself if not."""
-        died = f"the old process {self._source_pid} died in the hand-over ({cause})"
-        deadline = time.monotonic() + SETTLES_S
-        while self._target_pidfd >= 0 and not has_ended(self._target_pidfd, 0.1):
-            try:
-                with self._target_monitor(self._target_pid) as target:
-                    if target.execute("query-status", timeout_s=UNRESPONSIVE_S)["status"] == "running":
-                        return Committed(self._target_pid, self._stop_us, self._stop_us)
-            except QmpError:
-                pass  # not up, or about to end
-            if time.monotonic() >= deadline:
-                raise GuestStranded(f"{died}, and the new one {self._target_pid} neither runs the guest nor ends")
-        raise GuestLost(died)
+        """The old process ended: return when the new one runs the guest. Raises ``GuestLost`` and ``GuestStranded``."""
+        try:
+            if self._target_pidfd < 0:
+                raise GuestLost("there was no new one yet")
+            await_orphan(self._target_pid, self._target_pidfd, self._target_monitor)
+        except (GuestLost, GuestStranded) as exc:
+            raise type(exc)(f"the old process {self._source_pid} died in the hand-over ({cause}): {exc}") from exc
+        return Committed(self._target_pid, self._stop_us, self._stop_us)
 
     def _undo_settings(self) -> None:
         for undo in reversed(self._restore):
             undo()
+
+
+def await_orphan(pid: int, pidfd: int, monitor: Callable[[int], QmpClient]) -> None:
+    """Return when the child ``pid`` of an old process that has died runs the guest.
+
+    That it does when it was given the guest; when not, it ends by itself. Raises ``GuestLost`` and ``GuestStranded``.
+    """
+    deadline = time.monotonic() + SETTLES_S
+    while not has_ended(pidfd, _POLL_S):
+        try:
+            with monitor(pid) as target:
+                if target.execute("query-status", timeout_s=UNRESPONSIVE_S)["status"] == "running":
+                    return
+        except QmpError:
+            pass  # not up, or about to end
+        if time.monotonic() >= deadline:
+            raise GuestStranded(f"the new process {pid} neither runs the guest nor ends")
+    raise GuestLost(f"the new process {pid} ended before it had taken the guest")
 
 
 def _in_words(reason: str) -> str:

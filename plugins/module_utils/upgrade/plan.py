@@ -14,7 +14,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import Judged, judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import open_monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import open_monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import diff, plan_command
 

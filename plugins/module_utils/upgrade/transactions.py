@@ -22,7 +22,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import JournalError, read_journal
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.image import write_image
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import unfinished_transactions

@@ -19,7 +19,7 @@ import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
