@@ -27,14 +27,17 @@ class HostLock:
         self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self, holder: dict[str, Any]) -> None:
-        """Take the lock and leave ``holder`` in it. Raises ``HostBusyError``."""
+        """Take the lock and leave ``holder`` in it. Raises ``HostBusyError``.
+
+        ``holder`` has ``pid``, and either ``transaction_id`` and ``rollout_id`` or a true ``rehearsal``.
+        """
         try:
             # Workers share their engine's lock. Those that outlived an engine of the very same transaction are waited
             # for: they are about to end, and what they leave open is ours to finish.
-            ours = self.holder().get("transaction_id") == holder["transaction_id"]
+            ours = self.holder().get("transaction_id") == holder.get("transaction_id", "")
             fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if ours else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise HostBusyError(f"another upgrade is running on this host: {self.holder()}") from None
+            raise HostBusyError(self.in_use()) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(holder).encode(), 0)
 
@@ -54,6 +57,16 @@ class HostLock:
         except ValueError:
             return {}
         return holder
+
+    def in_use(self) -> str:
+        """Say what the last holder is doing, as a sentence."""
+        holder = self.holder()
+        if holder.get("rehearsal"):
+            return f"host {os.uname().nodename}: a rehearsal is at work here (process {holder.get('pid')})"
+        return (
+            f"host {os.uname().nodename}: another upgrade is at work here (transaction {holder.get('transaction_id')}, rollout "
+            f"{holder.get('rollout_id') or 'none'}, process {holder.get('pid')})"
+        )
 
     def close(self) -> None:
         """Drop the lock, if held."""

@@ -53,7 +53,7 @@ class Transactions:
     def find(self, known: str | None = None) -> Path | None:
         """Return the transaction that this request already has: ``known``, one not finished, or one of the same rollout.
 
-        Raises ``LiveUpgradeError`` when another request's transaction is running, or there is no ``known`` of this request.
+        Raises ``LiveUpgradeError`` when something else is at work here, or there is no ``known`` of this request.
         """
         if known is not None:
             transaction = self._directory / Path(known).name
@@ -65,17 +65,14 @@ class Transactions:
         lock = HostLock(self._state_dir)
         try:
             busy = not lock.is_free()
-            holder = lock.holder()
+            holder, in_use = lock.holder(), lock.in_use()
         finally:
             lock.close()
         if busy:
             transaction = self._directory / str(holder.get("transaction_id"))
             if self._asks_for_same(transaction):
                 return transaction
-            raise LiveUpgradeError(
-                f"host {os.uname().nodename}: another upgrade is at work here (transaction {transaction.name}, rollout "
-                f"{holder.get('rollout_id') or 'none'}, process {holder.get('pid')}). Nothing was touched; wait for it to end"
-            )
+            raise LiveUpgradeError(f"{in_use}. Nothing was touched; wait for it to end")
         for transaction in sorted(self._directory.glob("*-*"), reverse=True):
             finished = (transaction / "result.json").exists()
             if self._asks_for_same(transaction) and (self._request.rollout_id or not finished):
