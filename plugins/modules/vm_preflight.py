@@ -78,9 +78,20 @@ options:
     default: false
   downtime_budget_ms:
     description:
-      - The longest pause allowed in a rehearsal. When the new process has not loaded the guest by then, the old one runs it on.
+      - The longest pause allowed in a rehearsal, of VMs for whose class O(pause_budgets_ms) has no other. When the new process
+        has not loaded the guest by then, the old one runs it on.
     type: int
     default: 1000
+  pause_budgets_ms:
+    description:
+      - The longest pause allowed in a rehearsal, in milliseconds, by the class of the VM, as in M(vmm.live_upgrade.vm_upgrade).
+    type: dict
+    default: {}
+  vm_classes:
+    description:
+      - The class of VMs, by name.
+    type: dict
+    default: {}
   prepare_timeout_s:
     description:
       - How long the new process may take to get ready in a rehearsal, while the guest runs.
@@ -198,6 +209,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import Judged, judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal import (
     leave_out_rehearsals,
@@ -217,6 +229,8 @@ _JUDGEMENT = {
 _REHEARSAL = {
     "rehearse": {"type": "bool", "default": False},
     "downtime_budget_ms": {"type": "int", "default": 1000},
+    "pause_budgets_ms": {"type": "dict", "default": {}},
+    "vm_classes": {"type": "dict", "default": {}},
     "prepare_timeout_s": {"type": "int", "default": 60},
 }
 
@@ -241,9 +255,12 @@ def main() -> None:
 def _judged(module: AnsibleModule) -> list[Judged]:
     params: dict[str, Any] = module.params
     request = PreflightRequest(**{name: params[name] for name in _JUDGEMENT})
+    for name in ("downtime_budget_ms", "prepare_timeout_s"):
+        if params[name] < 1:
+            raise LiveUpgradeError(f"{name} must be at least 1, not {params[name]}")
+    budgets = PauseBudgets(params["downtime_budget_ms"], params["pause_budgets_ms"], params["vm_classes"])
     if params["rehearse"] and not module.check_mode:
-        limits = Limits(params["prepare_timeout_s"], params["downtime_budget_ms"] / 1000)
-        return rehearse_host(request, lambda _name: limits)
+        return rehearse_host(request, lambda vm: Limits(params["prepare_timeout_s"], budgets.of(vm).ms / 1000))
     judged = judge_host(request)
     if params["rehearse"]:
         leave_out_rehearsals(judged, "it would pause the guest, which check mode must not")

@@ -44,6 +44,8 @@ class _Interrupted:
     qmp_paths: list[str]
     workspace: Path
     pidfile: str | None
+    pause_budget_ms: int | None
+    vm_class: str | None
     target_pid: int = 0
     target_start_ticks: int = 0
     committed: bool = False
@@ -90,6 +92,8 @@ def _read(transaction: Path) -> list[_Interrupted]:
                 qmp_paths=record["qmp_paths"],
                 workspace=Path(record["workspace"]),
                 pidfile=record["pidfile"],
+                pause_budget_ms=record.get("pause_budget_ms"),  # journals of 0.1.0 have none
+                vm_class=record.get("vm_class"),
                 boot_id=current_boot,
             )
         elif record["step"] == "spawned":
@@ -107,6 +111,8 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         name=vm.name,
         outcome="failed",
         mechanism=vm.mechanism,
+        pause_budget_ms=vm.pause_budget_ms,
+        vm_class=vm.vm_class,
         reason="interrupted by the death of its engine, brought to an end from the journal",
         old_build_id=vm.old_build_id,
         new_build_id=vm.old_build_id,

@@ -57,10 +57,13 @@ class VmUpgrade:
         self._log_path = transaction / "logs" / f"{vm.name}.log"
         self._workspace = workspace_of(request, transaction.name, vm.name)
         self._committed = False
+        self._budget = request.budgets().of(vm.name)
         self._result = VmResult(
             name=vm.name,
             outcome="failed",
             mechanism=mechanism,
+            pause_budget_ms=self._budget.ms,
+            vm_class=self._budget.vm_class,
             old_build_id=vm.build_id,
             new_build_id=vm.build_id,
             old_pid=vm.pid,
@@ -108,6 +111,8 @@ class VmUpgrade:
                 old_start_ticks=vm.start_time_ticks,
                 old_build_id=vm.build_id,
                 mechanism=self._mechanism,
+                pause_budget_ms=self._budget.ms,
+                vm_class=self._budget.vm_class,
                 qmp_paths=[endpoint.path for endpoint in vm.qmp_endpoints],
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
@@ -161,7 +166,7 @@ class VmUpgrade:
         return CprTransfer(self._vm.pid, source, self._workspace, self._log_path, self._limits(), self._note)
 
     def _limits(self) -> Limits:
-        return Limits(self._request.prepare_timeout_s, self._request.downtime_budget_ms / 1000)
+        return Limits(self._request.prepare_timeout_s, self._budget.ms / 1000)
 
     def _note(self, step: str, **facts: Any) -> None:
         self._journal.write(step, self._vm.name, **facts)

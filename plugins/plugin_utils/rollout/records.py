@@ -16,6 +16,8 @@ _VM_FIELDS = (
     "reason",
     "downtime_ms",
     "downtime_source",
+    "pause_budget_ms",
+    "vm_class",
     "total_ms",
     "extra_memory_mib",
     "cpu_s",

@@ -123,6 +123,24 @@ def test_preflight_playbook_rehearses_when_asked_and_not_in_check_mode(
     assert other.execute("query-cpr-vfork")["phase"] == "idle"
 
 
+def test_preflight_playbook_knows_the_budgets_of_classes(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("web1")
+    variables = {
+        "preflight_build": NEW_BUILD,
+        "preflight_state_dir": str(world.state_dir),
+        "preflight_vms": ["web1"],
+        "preflight_hosts": "h1",
+        "vm_classes": {"web1": "realtime"},
+    }
+
+    done = run(
+        tree, tmp_path, ROOT / "playbooks" / "preflight.yml", **variables, preflight_pause_budgets_ms={"batch": 9}
+    )
+
+    assert "no budget for class 'realtime' (of VM web1), only for batch" in " ".join(done.stdout.split())
+    assert done.returncode != 0
+
+
 def test_preflight_playbook_shows_hosts_without_a_verdict(world: World, tree: Path, tmp_path: Path) -> None:
     unstaged = "qemu-11.1.1-ffffffffffffffff"
     state_dir = str(world.state_dir)

@@ -21,6 +21,8 @@ def main() -> None:
             "mechanism": {},
             "rehearse": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
+            "pause_budgets_ms": {"type": "dict"},
+            "vm_classes": {"type": "dict"},
             "prepare_timeout_s": {"type": "int"},
             "fail_on_refusal": {"type": "bool", "required": True},
         },
