@@ -137,7 +137,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
                 str(vm["wave"]),
                 vm["host"],
                 vm["name"],
-                vm["old_build_id"] or "foreign",
+                vm["old_build_id"] or ("foreign" if vm.get("old_build_known", True) else "unknown"),
                 vm["new_build_id"] or "-",
                 vm["mechanism"] or "-",
                 format_ms(vm["downtime_ms"]),
