@@ -90,6 +90,7 @@ def test_event_for_the_client_before_is_not_taken_for_the_greeting(monitor: Moni
         say({"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 0}})
         _greet(say, hear)
         say({"return": "ours", "id": hear()["id"]})
+        hear()  # until the client has gone
 
     monitor.serve(script)
     with QmpClient.connect(monitor.path) as client:
