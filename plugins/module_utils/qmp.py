@@ -172,8 +172,11 @@ class QmpClient:
         return events
 
     def _negotiate(self) -> None:
+        deadline = time.monotonic() + self._timeout_s
         try:
-            greeting = self._next_message(time.monotonic() + self._timeout_s, "the greeting")
+            greeting = self._next_message(deadline, "the greeting")
+            while "event" in greeting:  # meant for the client before us, and sent when we had its place already
+                greeting = self._next_message(deadline, "the greeting")
         except QmpTimeoutError as exc:
             raise QmpBusyError(
                 f"{self._label}: connected, but not greeted within {self._timeout_s:g} s: "

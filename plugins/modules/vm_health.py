@@ -105,8 +105,11 @@ vms:
       description: Name of the VM.
       type: str
     pid:
-      description: Process that runs it.
+      description: Process that runs it, 0 when none does.
       type: int
+    build_id:
+      description: The build it runs, null for a QEMU that this collection did not build, and when no process runs the VM.
+      type: str
     healthy:
       description: Whether it has no problem.
       type: bool

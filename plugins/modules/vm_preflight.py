@@ -13,6 +13,7 @@ author:
   - vmm.live_upgrade contributors (@vmm)
 description:
   - Gives a verdict on every VM of a host before anything is touched. It reads and asks, and changes nothing.
+  - With O(rehearse) it does more than ask, which costs each VM a short pause.
   - Each reason against an upgrade has a code, says what is so, and what a person can do about it.
   - Looks at the state of the VM, its memory, devices, disk images and confinement, at the staged build (integrity, machine types,
     devices, whether device state of the one build loads in the other, in both directions) and at the host (memory, disk, kernel).
@@ -64,6 +65,38 @@ options:
       - Whether a VM is refused when the device state of the two builds cannot be compared. Otherwise a warning.
     type: bool
     default: true
+  rehearse:
+    description:
+      - Whether the running QEMU of each VM that would be moved by V(vfork) lets the new build realize its devices and load its
+        state, and then takes the guest back. No question that is asked from outside proves as much.
+      - This pauses the guest, for as long as the upgrade would; RV(vms[].rehearsal) tells how long. A VM that does not load, or
+        not within its budget, is refused, and runs on as before.
+      - VMs that would be moved by another mechanism are not rehearsed, and none is in check mode. Each such VM has the warning
+        C(not-rehearsed).
+      - Takes the lock of the host, so it is an error while an upgrade or another rehearsal is at work there.
+    type: bool
+    default: false
+  downtime_budget_ms:
+    description:
+      - The longest pause allowed in a rehearsal, of VMs for whose class O(pause_budgets_ms) has no other. When the new process
+        has not loaded the guest by then, the old one runs it on.
+    type: int
+    default: 1000
+  pause_budgets_ms:
+    description:
+      - The longest pause allowed in a rehearsal, in milliseconds, by the class of the VM, as in M(vmm.live_upgrade.vm_upgrade).
+    type: dict
+    default: {}
+  vm_classes:
+    description:
+      - The class of VMs, by name.
+    type: dict
+    default: {}
+  prepare_timeout_s:
+    description:
+      - How long the new process may take to get ready in a rehearsal, while the guest runs.
+    type: int
+    default: 60
   fail_on_refusal:
     description:
       - Whether the module fails when a VM is refused. The verdicts are returned all the same.
@@ -98,6 +131,12 @@ EXAMPLES = r"""
     vms: [web1, web2]
     require_way_back: false
     fail_on_refusal: true
+
+- name: Let the new build load each VM as it is now, with at most 200 ms of pause
+  vmm.live_upgrade.vm_preflight:
+    build_id: qemu-11.1.1-0123456789abcdef
+    rehearse: true
+    downtime_budget_ms: 200
 """
 
 RETURN = r"""
@@ -136,6 +175,25 @@ vms:
     backward:
       description: The same from the new build to the running one.
       type: dict
+    rehearsal:
+      description: What came of O(rehearse), null when it was not asked for.
+      type: dict
+      contains:
+        outcome:
+          description: V(passed), V(failed), which is a refusal, or V(not_done).
+          type: str
+        reason:
+          description: What QEMU says of it, with the last words of a new process that failed; or why it was not done.
+          type: str
+        pause_ms:
+          description: How long the guest was paused, by QEMU's own clock. Zero when the new process did not get that far.
+          type: float
+        pause_budget_ms:
+          description: How long it might have been.
+          type: int
+        phases_ms:
+          description: Phase of the mode C(cpr-vfork) → when it was reached, in ms from the start of the new process.
+          type: dict
     old_build_id:
       description: The build it runs, or null for a QEMU that this collection did not build.
       type: str
@@ -144,39 +202,69 @@ vms:
       type: str
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import judge_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import Judged, judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal import (
+    leave_out_rehearsals,
+    rehearse_host,
+)
+
+_JUDGEMENT = {
+    "build_id": {"type": "str", "required": True},
+    "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
+    "vms": {"type": "list", "elements": "str", "default": []},
+    "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
+    "memory_headroom_mib": {"type": "int", "default": 256},
+    "disk_headroom_mib": {"type": "int", "default": 64},
+    "require_way_back": {"type": "bool", "default": True},
+    "require_vmstate_check": {"type": "bool", "default": True},
+}
+_REHEARSAL = {
+    "rehearse": {"type": "bool", "default": False},
+    "downtime_budget_ms": {"type": "int", "default": 1000},
+    "pause_budgets_ms": {"type": "dict", "default": {}},
+    "vm_classes": {"type": "dict", "default": {}},
+    "prepare_timeout_s": {"type": "int", "default": 60},
+}
 
 
 def main() -> None:
-    """Run the module."""
+    """Entry point."""
     module = AnsibleModule(
-        argument_spec={
-            "build_id": {"type": "str", "required": True},
-            "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
-            "vms": {"type": "list", "elements": "str", "default": []},
-            "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
-            "memory_headroom_mib": {"type": "int", "default": 256},
-            "disk_headroom_mib": {"type": "int", "default": 64},
-            "require_way_back": {"type": "bool", "default": True},
-            "require_vmstate_check": {"type": "bool", "default": True},
-            "fail_on_refusal": {"type": "bool", "default": False},
-        },
+        argument_spec={**_JUDGEMENT, **_REHEARSAL, "fail_on_refusal": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
-    fail_on_refusal = module.params.pop("fail_on_refusal")
     try:
-        verdicts = [judged.verdict for judged in judge_host(PreflightRequest(**module.params))]
+        verdicts = [judged.verdict for judged in _judged(module)]
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc))
     result = {"changed": False, "vms": [verdict.to_dict() for verdict in verdicts]}
     refused = [f"{v.name}: {'; '.join(item.message for item in v.refusals)}" for v in verdicts if v.verdict == "refuse"]
-    if refused and fail_on_refusal:
+    if refused and module.params["fail_on_refusal"]:
         module.fail_json(msg=f"{len(refused)} of {len(verdicts)} VMs were refused. {' | '.join(refused)}", **result)
     module.exit_json(**result)
+
+
+def _judged(module: AnsibleModule) -> list[Judged]:
+    params: dict[str, Any] = module.params
+    request = PreflightRequest(**{name: params[name] for name in _JUDGEMENT})
+    for name in ("downtime_budget_ms", "prepare_timeout_s"):
+        if params[name] < 1:
+            raise LiveUpgradeError(f"{name} must be at least 1, not {params[name]}")
+    budgets = PauseBudgets(params["downtime_budget_ms"], params["pause_budgets_ms"], params["vm_classes"])
+    if params["rehearse"] and not module.check_mode:
+        return rehearse_host(request, lambda vm: Limits(params["prepare_timeout_s"], budgets.of(vm).ms / 1000))
+    judged = judge_host(request)
+    if params["rehearse"]:
+        leave_out_rehearsals(judged, "it would pause the guest, which check mode must not")
+    return judged
 
 
 if __name__ == "__main__":

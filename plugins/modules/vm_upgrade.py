@@ -61,9 +61,23 @@ options:
     default: 1
   downtime_budget_ms:
     description:
-      - The longest pause allowed. When the new process has not loaded the guest by then, the old one runs it on.
+      - The longest pause allowed, of VMs for whose class O(pause_budgets_ms) has no other. When the new process has not loaded
+        the guest by then, the old one runs it on.
     type: int
     default: 1000
+  pause_budgets_ms:
+    description:
+      - The longest pause allowed, in milliseconds, by the class of the VM. It takes the place of O(downtime_budget_ms) for VMs
+        that have a class in O(vm_classes). When it is empty, O(downtime_budget_ms) applies to all.
+      - By V(vfork) QEMU itself keeps the limit, also while its main loop is blocked.
+    type: dict
+    default: {}
+  vm_classes:
+    description:
+      - The class of VMs, by name; VMs of other hosts may be among them. A class that O(pause_budgets_ms) does not have is an
+        error, unless it is empty.
+    type: dict
+    default: {}
   prepare_timeout_s:
     description:
       - How long the new process may take to get ready, while the guest runs.
@@ -115,6 +129,12 @@ EXAMPLES = r"""
     downtime_budget_ms: 50
   check_mode: true
   diff: true
+
+- name: Move all VMs, those of a class with a budget of its own
+  vmm.live_upgrade.vm_upgrade:
+    build_id: qemu-11.1.1-0123456789abcdef
+    pause_budgets_ms: {realtime: 20, batch: 5000}
+    vm_classes: {web1: realtime, reports: batch}
 """
 
 RETURN = r"""
@@ -151,6 +171,12 @@ vms:
       type: float
     downtime_source:
       description: V(guest-ram-word) as seen in guest memory, or V(qmp-events) from QEMU's own event times.
+      type: str
+    pause_budget_ms:
+      description: The longest pause that the VM was allowed.
+      type: int
+    vm_class:
+      description: The class that this budget is of, null when it is that of all VMs.
       type: str
     total_ms:
       description: Time from the beginning to the end of this VM's upgrade.
@@ -209,6 +235,8 @@ def main() -> None:
             "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
             "parallel": {"type": "int", "default": 1},
             "downtime_budget_ms": {"type": "int", "default": 1000},
+            "pause_budgets_ms": {"type": "dict", "default": {}},
+            "vm_classes": {"type": "dict", "default": {}},
             "prepare_timeout_s": {"type": "int", "default": 60},
             "probes": {"type": "dict", "default": {}},
             "rollout_id": {"type": "str"},

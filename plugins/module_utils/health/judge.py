@@ -62,10 +62,15 @@ class SerialPosition:
 
 @dataclass
 class Snapshot:
-    """A VM's health as it was seen. Null or empty means that nobody asked, not that all is well."""
+    """A VM's health as it was seen. Null or empty means that nobody asked, not that all is well.
+
+    A ``pid`` of 0 means that no process runs the VM; then nothing is known of its ``build_id``, which is else null for a QEMU
+    that is not one of our builds.
+    """
 
     name: str
     pid: int
+    build_id: str | None = None
     run_state: str | None = None
     watched_s: float = 0.0
     vcpus: list[Vcpu] = field(default_factory=list)

@@ -81,7 +81,9 @@ def look_at_all(
         seen[snapshot.name, snapshot.pid] = snapshot
     reports = []
     for vm in vms:
-        late = Snapshot(vm.name, vm.pid, unasked=[Problem("answer", "", f"no answer within {limits.vm_s:g} s")])
+        late = Snapshot(
+            vm.name, vm.pid, vm.build_id, unasked=[Problem("answer", "", f"no answer within {limits.vm_s:g} s")]
+        )
         reports.append(_report(seen.get((vm.name, vm.pid), late), baseline.get(vm.name)))
     return sorted(reports, key=lambda report: str(report["name"]))
 
@@ -112,7 +114,7 @@ def _report(snapshot: Snapshot, before: Mapping[str, Any] | None) -> dict[str, A
 
 def _look(vm: Vm, probe: Probe, before: Mapping[str, Any] | None, limits: Limits) -> Snapshot:
     """Look at one VM. What prevents one check is that check's problem, the others are made all the same."""
-    snapshot = Snapshot(vm.name, vm.pid)
+    snapshot = Snapshot(vm.name, vm.pid, vm.build_id)
     try:
         _look_at_serial(snapshot, probe, before)
         _look_inside(snapshot, vm, probe, limits)

@@ -63,6 +63,9 @@ REFUSALS = {
     "disk-low": "free space in the state directory's file system, then ask again",
     "kernel-too-old": "boot a kernel of version 5.6 or newer",
     "ptrace-forbidden": "set kernel.yama.ptrace_scope below 3 (takes a reboot), or " + _OTHER_WAY,
+    # Does the new build really load this VM?
+    "rehearsal-failed": "mend what the new process names, or choose another build; the VM runs on as before",
+    "rehearsal-unclear": "look at the VM at once: it may not run any more. Start it anew if it does not",
     # A defect of ours must not touch a VM.
     "check-failed": "report this as a defect, with the message",
 }
@@ -77,5 +80,6 @@ WARNINGS = {
     "cgroup-v1": "expect the new process outside the old one's version 1 control groups",
     "binary-deleted": "nothing to do: the upgrade is the cure",
     "hot-plugged": "nothing to do: the devices are in the new command line",
+    "not-rehearsed": "nothing to do, unless you count on a rehearsal",
     "facts-missing": "read the message; what is not known was not checked",
 }

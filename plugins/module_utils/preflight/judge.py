@@ -111,9 +111,7 @@ def _begin(vms: list[Vm], request: PreflightRequest) -> list[Verdict]:
 
 def _judge(vm: Vm, verdict: Verdict, court: _Court) -> Verdict:
     _guarded(verdict, _check_all, vm, court)
-    if verdict.refusals:
-        verdict.mechanism = None
-        verdict.mechanism_reason = "no mechanism is possible: " + "; ".join(item.message for item in verdict.refusals)
+    verdict.close()
     return verdict
 
 

@@ -43,6 +43,21 @@ class Direction:
     findings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of a rehearsal: ``outcome`` is passed, failed or not_done, ``reason`` says why.
+
+    ``pause_ms``: how long the guest was paused; ``pause_budget_ms``: how long it might have been; ``phases_ms``: what was
+    reached when, from the start of the new process. Null where nothing was done.
+    """
+
+    outcome: str
+    reason: str
+    pause_ms: float | None = None
+    pause_budget_ms: int | None = None
+    phases_ms: dict[str, float] | None = None
+
+
 @dataclass
 class Verdict:
     """The verdict on one VM; docs/architecture.md describes the fields."""
@@ -58,6 +73,7 @@ class Verdict:
     warnings: list[Finding] = field(default_factory=list)
     forward: Direction = field(default_factory=Direction)
     backward: Direction = field(default_factory=Direction)
+    rehearsal: Rehearsal | None = None
 
     def refuse(self, code: str, message: str) -> None:
         """Add a reason not to touch the VM. Said once, however many checks find it."""
@@ -74,6 +90,12 @@ class Verdict:
         finding = Finding(code, message, WARNINGS[code])
         if finding not in self.warnings:
             self.warnings.append(finding)
+
+    def close(self) -> None:
+        """Once all is said: a VM that is refused has no mechanism."""
+        if self.refusals:
+            self.mechanism = None
+            self.mechanism_reason = "no mechanism is possible: " + "; ".join(item.message for item in self.refusals)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON-ready values."""

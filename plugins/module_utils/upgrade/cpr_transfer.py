@@ -43,6 +43,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
     end_process,
     has_ended,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.last_words import last_lines
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like, start_ticks
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 
@@ -227,8 +228,7 @@ class CprTransfer:
         return f"the new process {how}{self._log_tail()}"
 
     def _log_tail(self) -> str:
-        lines = self._log_path.read_text(errors="replace").strip().splitlines() if self._log_path.exists() else []
-        return f", last words: {' | '.join(lines[-2:])[-400:]}" if lines else ""
+        return last_lines(self._log_path.read_text(errors="replace")) if self._log_path.exists() else ""
 
     def _commit(self) -> Committed:
         """Start the guest in the target. From here on there is no way back to the old process."""

@@ -10,7 +10,6 @@ PRIVATE to the collection.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError, read_journal
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostBusyError, HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import VmPlan, plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import (
@@ -30,52 +30,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery 
     unfinished_transactions,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import VmUpgrade
-
-
-class HostBusyError(LiveUpgradeError):
-    """Another engine holds the host's lock."""
-
-
-class HostLock:
-    """The host's lock: an flock, so that it ends with its holder, on a file that says who holds it."""
-
-    def __init__(self, state_dir: Path) -> None:
-        """Open the lock file of ``state_dir``, creating both if need be."""
-        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def acquire(self, holder: dict[str, Any]) -> None:
-        """Take the lock and leave ``holder`` in it. Raises ``HostBusyError``."""
-        try:
-            # Workers share their engine's lock. Those that outlived an engine of the very same transaction are waited
-            # for: they are about to end, and what they leave open is ours to finish.
-            ours = self.holder().get("transaction_id") == holder["transaction_id"]
-            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if ours else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise HostBusyError(f"another upgrade is running on this host: {self.holder()}") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
-
-    def is_free(self) -> bool:
-        """Tell whether nobody holds the lock just now; takes and drops it."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        return True
-
-    def holder(self) -> dict[str, Any]:
-        """Return what the last holder left."""
-        try:
-            holder: dict[str, Any] = json.loads(os.pread(self._fd, 65536, 0))
-        except ValueError:
-            return {}
-        return holder
-
-    def close(self) -> None:
-        """Drop the lock, if held."""
-        os.close(self._fd)
 
 
 class Engine:

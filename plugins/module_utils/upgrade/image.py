@@ -14,10 +14,11 @@ import zipfile
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import engine
 
 _ROOT = "ansible_collections.vmm.live_upgrade.plugins.module_utils"
 _MAIN = f"""import sys
-from {_ROOT}.upgrade.engine import main
+from {engine.__name__} import main
 
 sys.exit(main(sys.argv))
 """

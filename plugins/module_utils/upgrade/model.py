@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
 
 OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
 
@@ -21,7 +22,8 @@ OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
 class UpgradeRequest:
     """The arguments of ``vm_upgrade`` that make up one transaction. ``vms`` empty means all VMs of the host.
 
-    ``probes``: VM name → probe (see docs/architecture.md). Times in seconds (``_s``) and milliseconds (``_ms``).
+    ``probes``: VM name → probe (see docs/architecture.md). ``pause_budgets_ms``: class → longest pause, ``vm_classes``: VM name →
+    class; ``downtime_budget_ms`` is that of all others. Times in seconds (``_s``) and milliseconds (``_ms``).
     """
 
     build_id: str
@@ -32,6 +34,8 @@ class UpgradeRequest:
     mechanism: str = "auto"
     parallel: int = 1
     downtime_budget_ms: int = 1000
+    pause_budgets_ms: dict[str, Any] = field(default_factory=dict)
+    vm_classes: dict[str, str] = field(default_factory=dict)
     prepare_timeout_s: int = 60
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rollout_id: str | None = None
@@ -48,6 +52,11 @@ class UpgradeRequest:
             raise LiveUpgradeError(
                 f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)"
             )
+        self.budgets()
+
+    def budgets(self) -> PauseBudgets:
+        """Return the longest pause of each VM. Raises ``LiveUpgradeError``."""
+        return PauseBudgets(self.downtime_budget_ms, self.pause_budgets_ms, self.vm_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the request as JSON-ready values."""
@@ -68,6 +77,8 @@ class VmResult:
     mechanism: str | None = None
     downtime_ms: float | None = None
     downtime_source: str | None = None
+    pause_budget_ms: int | None = None
+    vm_class: str | None = None
     total_ms: float | None = None
     extra_memory_mib: float | None = None
     cpu_s: float | None = None

@@ -13,8 +13,9 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import Judged, judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudget
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import open_monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import open_monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import diff, plan_command
 
@@ -30,6 +31,7 @@ class VmPlan:
     error: str | None
     build_dir: Path
     new_build_id: str
+    budget: PauseBudget
 
     def result(self, planned: bool = False) -> VmResult:
         """Return the result of a VM that nothing is done to; ``planned`` in check mode."""
@@ -40,6 +42,8 @@ class VmPlan:
             outcome=outcome,
             reason=self.reason,
             mechanism=self.mechanism,
+            pause_budget_ms=self.budget.ms,
+            vm_class=self.budget.vm_class,
             old_build_id=self.vm.build_id,
             new_build_id=runs_on,
             old_pid=self.vm.pid,
@@ -52,7 +56,8 @@ class VmPlan:
         with open_monitor(self.vm) as monitor:
             command = plan_command(self.vm, monitor, self.build_dir, str(self.mechanism))
         before, after = diff(self.vm.argv, command.argv)
-        notes = "".join(f"# {change}\n" for change in command.changes)
+        changes = [*command.changes, f"the longest pause allowed: {self.budget}"]
+        notes = "".join(f"# {change}\n" for change in changes)
         return {
             "before_header": f"{self.vm.name} (process {self.vm.pid}, {self.vm.build_id or self.vm.exe})",
             "after_header": f"{self.vm.name} ({self.new_build_id}, by {self.mechanism})",
@@ -72,12 +77,13 @@ def plan_host(request: UpgradeRequest) -> list[VmPlan]:
     )
     judged = judge_host(preflight)
     _check_order(request, judged)
-    plans = [_plan(item, staged.path, request.build_id) for item in judged]
+    budgets = request.budgets()
+    plans = [_plan(item, staged.path, request.build_id, budgets.of(item.vm.name)) for item in judged]
     rank = {name: index for index, name in enumerate(request.order)}
     return sorted(plans, key=lambda plan: (rank.get(plan.vm.name, len(rank)), plan.vm.name))
 
 
-def _plan(item: Judged, build_dir: Path, build_id: str) -> VmPlan:
+def _plan(item: Judged, build_dir: Path, build_id: str, budget: PauseBudget) -> VmPlan:
     verdict = item.verdict
     error = None
     if verdict.verdict == "refuse":
@@ -87,7 +93,7 @@ def _plan(item: Judged, build_dir: Path, build_id: str) -> VmPlan:
             f"State: untouched, still running on {item.vm.build_id or item.vm.exe}."
         )
     decision = {"go": "upgrade", "refuse": "refused"}.get(verdict.verdict, verdict.verdict)
-    return VmPlan(item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id)
+    return VmPlan(item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id, budget)
 
 
 def _check_order(request: UpgradeRequest, judged: list[Judged]) -> None:

@@ -17,18 +17,17 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, read_journal
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork, await_orphan
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
-    UNRESPONSIVE_S,
     GuestLost,
     GuestStranded,
     Limits,
     TakenBack,
-    has_ended,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import VmResult
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import monitor_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import monitor_of, write_pidfile
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import write_pidfile
 
 _LIMITS = Limits(prepare_s=30, downtime_s=30)
 
@@ -45,6 +44,8 @@ class _Interrupted:
     qmp_paths: list[str]
     workspace: Path
     pidfile: str | None
+    pause_budget_ms: int | None
+    vm_class: str | None
     target_pid: int = 0
     target_start_ticks: int = 0
     committed: bool = False
@@ -91,6 +92,8 @@ def _read(transaction: Path) -> list[_Interrupted]:
                 qmp_paths=record["qmp_paths"],
                 workspace=Path(record["workspace"]),
                 pidfile=record["pidfile"],
+                pause_budget_ms=record.get("pause_budget_ms"),  # journals of 0.1.0 have none
+                vm_class=record.get("vm_class"),
                 boot_id=current_boot,
             )
         elif record["step"] == "spawned":
@@ -108,6 +111,8 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         name=vm.name,
         outcome="failed",
         mechanism=vm.mechanism,
+        pause_budget_ms=vm.pause_budget_ms,
+        vm_class=vm.vm_class,
         reason="interrupted by the death of its engine, brought to an end from the journal",
         old_build_id=vm.old_build_id,
         new_build_id=vm.old_build_id,
@@ -166,7 +171,12 @@ def _settle(vm: _Interrupted, target_pid: int, transaction: Path, journal: Journ
 def _adopt_target(vm: _Interrupted) -> int:
     """The old process is gone: the target runs the guest, or may be told to when it holds all of it."""
     if vm.mechanism == "vfork":
-        return _await_child(vm)
+        pidfd = os.pidfd_open(vm.target_pid)
+        try:
+            await_orphan(vm.target_pid, pidfd, lambda pid: monitor_of(vm.qmp_paths, pid))
+        finally:
+            os.close(pidfd)
+        return vm.target_pid
     try:
         with QmpClient.connect(str(vm.workspace / "monitor.sock")) as target:
             if target.execute("query-status")["status"] != "running":
@@ -176,24 +186,6 @@ def _adopt_target(vm: _Interrupted) -> int:
     except QmpError as exc:
         raise GuestStranded(f"the new process {vm.target_pid} lives but cannot be asked: {exc}") from exc
     return vm.target_pid
-
-
-def _await_child(vm: _Interrupted) -> int:
-    """A child of the mode cpr-vfork runs the guest when it was given to it, and ends by itself when not."""
-    pidfd = os.pidfd_open(vm.target_pid)
-    try:
-        while not has_ended(pidfd, 0.1):
-            try:
-                with monitor_of(vm.qmp_paths, vm.target_pid) as target:
-                    if target.execute("query-status")["status"] == "running":
-                        return vm.target_pid
-            except QmpError as exc:
-                if has_ended(pidfd, UNRESPONSIVE_S):
-                    break
-                raise GuestStranded(f"the new process {vm.target_pid} lives but cannot be asked: {exc}") from exc
-    finally:
-        os.close(pidfd)
-    raise GuestLost("the old process died before the new one had taken the guest")
 
 
 def _lives(pid: int, ticks: int) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import JournalError, read_journal
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.image import write_image
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import unfinished_transactions
@@ -53,7 +53,7 @@ class Transactions:
     def find(self, known: str | None = None) -> Path | None:
         """Return the transaction that this request already has: ``known``, one not finished, or one of the same rollout.
 
-        Raises ``LiveUpgradeError`` when another request's transaction is running, or there is no ``known`` of this request.
+        Raises ``LiveUpgradeError`` when something else is at work here, or there is no ``known`` of this request.
         """
         if known is not None:
             transaction = self._directory / Path(known).name
@@ -65,17 +65,14 @@ class Transactions:
         lock = HostLock(self._state_dir)
         try:
             busy = not lock.is_free()
-            holder = lock.holder()
+            holder, in_use = lock.holder(), lock.in_use()
         finally:
             lock.close()
         if busy:
             transaction = self._directory / str(holder.get("transaction_id"))
             if self._asks_for_same(transaction):
                 return transaction
-            raise LiveUpgradeError(
-                f"host {os.uname().nodename}: another upgrade is at work here (transaction {transaction.name}, rollout "
-                f"{holder.get('rollout_id') or 'none'}, process {holder.get('pid')}). Nothing was touched; wait for it to end"
-            )
+            raise LiveUpgradeError(f"{in_use}. Nothing was touched; wait for it to end")
         for transaction in sorted(self._directory.glob("*-*"), reverse=True):
             finished = (transaction / "result.json").exists()
             if self._asks_for_same(transaction) and (self._request.rollout_id or not finished):
@@ -132,14 +129,17 @@ class Transactions:
         return Progress(transaction.name, _steps(transaction), _read_result(transaction))
 
     def _start_engine(self, transaction: Path) -> int:
-        """Run the engine in a scope of its own, so that the end of this session is not its end. Returns its pid."""
+        """Run the engine in a unit of its own, so that the end of this session is not its end. Returns its pid.
+
+        A transaction has one unit. An engine that died is started again by systemd; to find it gone is not to need another.
+        """
         command = [sys.executable, str(transaction / "engine.pyz"), "run", str(transaction)]
         if not os.path.isdir("/run/systemd/system"):
             with open(transaction / "engine.log", "ab") as log:
                 return subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
                 ).pid
-        unit = f"vmm-live-upgrade-{transaction.name}-{secrets.token_hex(2)}.service"
+        unit = f"vmm-live-upgrade-{transaction.name}.service"
         properties = (
             "Type=exec",
             "KillMode=process",
@@ -148,7 +148,7 @@ class Transactions:
             "OOMScoreAdjust=-900",
             f"StandardError=append:{transaction / 'engine.log'}",
         )
-        _call(
+        run = _systemd(
             "systemd-run",
             "--quiet",
             "--collect",
@@ -156,7 +156,14 @@ class Transactions:
             *(f"--property={item}" for item in properties),
             *command,
         )
-        return int(_call("systemctl", "show", "--property=MainPID", "--value", unit))
+        if run.returncode:
+            # Refused when there is the unit: about to start its engine again, or dead with workers that still live. To
+            # start it waits for the one and does the other.
+            start = _systemd("systemctl", "start", unit)
+            if start.returncode and not (transaction / "result.json").exists():
+                words = "; ".join(done.stderr.strip().rstrip(".") for done in (run, start))
+                raise LiveUpgradeError(f"cannot start the engine: {words}. Run again")
+        return int(_systemd("systemctl", "show", "--property=MainPID", "--value", unit).stdout or 0)
 
     def _engine_pid(self, transaction: Path) -> int | None:
         """Return the engine at work on ``transaction``. Workers that outlive it hold its lock: the next one waits for them."""
@@ -199,12 +206,14 @@ def _steps(transaction: Path) -> dict[str, list[str]]:
     return steps
 
 
-def _call(*command: str) -> str:
-    """Run a systemd tool and return what it prints. Raises ``LiveUpgradeError``."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S)
-    if done.returncode:
-        raise LiveUpgradeError(f"cannot start the engine: {done.stderr.strip()}. No VM was touched")
-    return done.stdout.strip()
+def _systemd(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of systemd's. Raises ``LiveUpgradeError`` when it does not end."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S)
+    except subprocess.TimeoutExpired as exc:
+        raise LiveUpgradeError(
+            f"cannot start the engine: {command[0]} does not end within {_START_S:g} s. Run again"
+        ) from exc
 
 
 def _tail(path: Path) -> str:

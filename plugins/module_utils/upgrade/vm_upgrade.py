@@ -16,8 +16,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.clients import ConnectedClients
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
@@ -30,10 +29,14 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import RamWordWatcher, gap_over
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import (
+    fetched_descriptors,
+    monitor_of,
+    opened_source,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.tap import TapState
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import CommandPlan, InheritedFd, plan_command
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import CommandPlan
 
 _MIB = 1 << 20
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -54,10 +57,13 @@ class VmUpgrade:
         self._log_path = transaction / "logs" / f"{vm.name}.log"
         self._workspace = workspace_of(request, transaction.name, vm.name)
         self._committed = False
+        self._budget = request.budgets().of(vm.name)
         self._result = VmResult(
             name=vm.name,
             outcome="failed",
             mechanism=mechanism,
+            pause_budget_ms=self._budget.ms,
+            vm_class=self._budget.vm_class,
             old_build_id=vm.build_id,
             new_build_id=vm.build_id,
             old_pid=vm.pid,
@@ -97,12 +103,7 @@ class VmUpgrade:
 
     def _upgrade(self) -> None:
         vm = self._vm
-        if start_ticks(vm.pid) != vm.start_time_ticks:
-            raise LiveUpgradeError(f"process {vm.pid} is no longer the one that was looked at")
-        with open_monitor(vm) as source:
-            command = plan_command(vm, source, self._build_dir, self._mechanism)
-            if command.problems:
-                raise LiveUpgradeError("; ".join(problem.message for problem in command.problems))
+        with opened_source(vm, self._build_dir, self._mechanism) as (source, command):
             self._journal.write(
                 "begin",
                 vm.name,
@@ -110,20 +111,20 @@ class VmUpgrade:
                 old_start_ticks=vm.start_time_ticks,
                 old_build_id=vm.build_id,
                 mechanism=self._mechanism,
+                pause_budget_ms=self._budget.ms,
+                vm_class=self._budget.vm_class,
                 qmp_paths=[endpoint.path for endpoint in vm.qmp_endpoints],
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
             )
             self._make_workspace()
-            descriptors = _fetch_descriptors(command.fds)
             clients = ConnectedClients(vm.pid, command.clients)
             try:
-                self._hand_over(source, command, descriptors)
+                with fetched_descriptors(command.fds) as descriptors:
+                    self._hand_over(source, command, descriptors)
                 self._give_clients(clients)
             finally:
                 clients.close()
-                for fd in descriptors.values():
-                    os.close(fd)
                 shutil.rmtree(self._workspace, ignore_errors=True)
 
     def _hand_over(self, source: QmpClient, command: CommandPlan, descriptors: dict[int, int]) -> None:
@@ -165,7 +166,7 @@ class VmUpgrade:
         return CprTransfer(self._vm.pid, source, self._workspace, self._log_path, self._limits(), self._note)
 
     def _limits(self) -> Limits:
-        return Limits(self._request.prepare_timeout_s, self._request.downtime_budget_ms / 1000)
+        return Limits(self._request.prepare_timeout_s, self._budget.ms / 1000)
 
     def _note(self, step: str, **facts: Any) -> None:
         self._journal.write(step, self._vm.name, **facts)
@@ -244,48 +245,6 @@ class VmUpgrade:
                 self._result.warnings.append(f"the pid file {pidfile} still names the old process: {exc.strerror}")
 
 
-def open_monitor(vm: Vm) -> QmpClient:
-    """Connect to the first monitor of ``vm`` that serves us. Raises ``LiveUpgradeError`` saying why none does."""
-    reasons = []
-    for endpoint in vm.qmp_endpoints:
-        try:
-            return QmpClient.connect(f"/proc/{vm.pid}/root{endpoint.path}")
-        except LiveUpgradeError as exc:
-            reasons.append(str(exc))
-    raise LiveUpgradeError("; ".join(reasons) or "the process has no QMP monitor on a UNIX socket")
-
-
-def monitor_of(paths: list[str], pid: int) -> QmpClient:
-    """Connect to a monitor that is served by process ``pid``. Raises ``QmpError``.
-
-    Old and new share the listening sockets, and a monitor serves one client at a time: while a connection to the wrong
-    one is held, the next goes to the other.
-    """
-    held: list[QmpClient] = []
-    reasons = []
-    try:
-        for path in paths:
-            for _attempt in range(2):
-                try:
-                    client = QmpClient.connect(f"/proc/{pid}/root{path}")
-                except QmpError as exc:
-                    reasons.append(str(exc))
-                    break
-                if _serves(client, pid):
-                    return client
-                held.append(client)
-    finally:
-        for client in held:
-            client.close()
-    raise QmpDeadError(f"no monitor of process {pid} answers: {'; '.join(reasons) or 'others do'}")
-
-
-def _serves(client: QmpClient, pid: int) -> bool:
-    """Tell whether the process behind ``client`` is ``pid``: the threads of its vCPUs are that process's."""
-    thread = client.execute("query-cpus-fast")[0]["thread-id"]
-    return os.path.exists(f"/proc/{pid}/task/{thread}")
-
-
 def workspace_of(request: UpgradeRequest, transaction_id: str, vm_name: str) -> Path:
     """Return the directory for the sockets of one hand-over; an odd or long name becomes a digest."""
     if not re.fullmatch(r"[A-Za-z0-9_@][A-Za-z0-9_@.-]{0,31}", vm_name):
@@ -298,17 +257,3 @@ def write_pidfile(path: Path, pid: int) -> None:
     with open(path, "r+", encoding="ascii") as stream:
         stream.truncate(0)
         stream.write(f"{pid}\n")
-
-
-def _fetch_descriptors(wanted: list[InheritedFd]) -> dict[int, int]:
-    """Duplicate descriptors out of the processes that hold them: number for the new process → descriptor of ours."""
-    fetched: dict[int, int] = {}
-    for item in wanted:
-        pidfd = os.pidfd_open(item.source_pid)
-        try:
-            fetched[item.number] = syscalls.pidfd_getfd(pidfd, item.source_fd)
-        except OSError as exc:
-            raise LiveUpgradeError(f"cannot take over the {item.purpose}: {exc.strerror}") from exc
-        finally:
-            os.close(pidfd)
-    return fetched

@@ -77,8 +77,9 @@ class RunTimeChanges:
             options += self._object(item)
         for item in by_kind.get("chardev", []):
             self._cannot(item, "QEMU does not tell what it is connected to")
-        for item in by_kind.get("blockdev", []):
-            options += self._blockdev(item)
+        nodes = {item.id: item for item in by_kind.get("blockdev", [])}
+        for item in nodes.values():
+            options += self._blockdev(item, nodes)
         options += self._netdevs(by_kind.get("netdev", []))
         for item in self._bus_owners_first(by_kind.get("device", [])):
             options += self._device(item)
@@ -137,15 +138,14 @@ class RunTimeChanges:
         self._note(item)
         return [Option("object", format_keyval(fields, "qom-type"))]
 
-    def _blockdev(self, item: Hotplugged) -> list[Option]:
-        """One node with a name; the nodes below it come first."""
+    def _blockdev(self, item: Hotplugged, added: dict[str, Hotplugged]) -> list[Option]:
+        """One node with a name; those of the nodes below it that were ``added``, too, come first."""
         if item.id in self._nodes_written:
             return []
         self._nodes_written.add(item.id)
         node = self._state.nodes[item.id]
         below = [child["node-name"] for child in node.get("children", [])]
-        known = {added.id: added for added in hotplugged(self._old, self._state.answers) if added.kind == "blockdev"}
-        options = [option for name in below if name in known for option in self._blockdev(known[name])]
+        options = [option for name in below if name in added for option in self._blockdev(added[name], added)]
         try:
             arguments = self._node(node)
         except ValueError as exc:

@@ -59,15 +59,15 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
     """Judge the wave of ``hosts`` by the host ``records`` (name → record) that exist.
 
     A host without a record was lost on the way and counts as unreachable. ``vms`` and ``failures`` count VMs that had to
-    move; VMs which were on the build already prove nothing about the upgrade, but let a wave pass.
+    move; VMs which were on the build already prove nothing about the upgrade, but let a wave pass. ``downtime_budget_ms`` is for
+    VMs whose class has no budget of its own.
     """
     vms = [(host, vm) for host in hosts if host in records for vm in records[host]["vms"]]
     moved = [(host, vm) for host, vm in vms if vm["outcome"] != "already"]
     downtimes = [vm["downtime_ms"] for _host, vm in moved if vm.get("downtime_ms") is not None]
-    unmeasured = [
-        _label(item) for item in moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None
-    ]
-    over_budget = [item for item in moved if _over(item[1], downtime_budget_ms)]
+    unmeasured = [item for item in moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None]
+    unjudged = [_label(item) for item in unmeasured if budget_of(item[1], downtime_budget_ms) is not None]
+    over_budget = [item for item in moved if is_over_budget(item[1], downtime_budget_ms)]
     regressed = [item for item in vms if (item[1].get("health") or {}).get("regressions")]
     bad = [item for item in moved if item[1]["outcome"] not in GOOD_OUTCOMES]
     failed_moves = {_label(item) for item in [*bad, *over_budget, *regressed] if item[1]["outcome"] != "already"}
@@ -75,7 +75,8 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
     reasons = _host_reasons(hosts, records)
     reasons += [f"{_label(item)}: {item[1]['outcome']}{_because(item[1])}" for item in bad]
     reasons += [
-        f"{_label(item)}: downtime {item[1]['downtime_ms']:.1f} ms is over the budget of {downtime_budget_ms:g} ms"
+        f"{_label(item)}: downtime {item[1]['downtime_ms']:.1f} ms is over the budget of "
+        f"{budget_of(item[1], downtime_budget_ms):g} ms"
         for item in over_budget
     ]
     reasons += [
@@ -85,9 +86,9 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
     verdict = FAIL if reasons else PASS
     if verdict == PASS and not vms:
         verdict, reasons = INCONCLUSIVE, ["no VM was upgraded and none was on the build already: nothing was proved"]
-    elif verdict == PASS and unmeasured and downtime_budget_ms is not None:
+    elif verdict == PASS and unjudged:
         verdict = INCONCLUSIVE
-        reasons = [f"no downtime was measured for {', '.join(unmeasured)}, so the budget cannot be judged"]
+        reasons = [f"no downtime was measured for {', '.join(unjudged)}, so the budget cannot be judged"]
     return Gate(
         verdict=verdict,
         reasons=reasons,
@@ -144,7 +145,14 @@ def _host_reasons(hosts: Sequence[str], records: Mapping[str, Record]) -> list[s
     return reasons
 
 
-def _over(vm: Record, budget_ms: float | None) -> bool:
+def budget_of(vm: Record, downtime_budget_ms: float | None) -> float | None:
+    """Return what the pause of a VM is held against: the budget of its class, else that of the rollout, which may be none."""
+    return vm["pause_budget_ms"] if vm.get("vm_class") is not None else downtime_budget_ms
+
+
+def is_over_budget(vm: Record, downtime_budget_ms: float | None) -> bool:
+    """Whether the measured pause of a VM was longer than its budget, where it has one and was measured."""
+    budget_ms = budget_of(vm, downtime_budget_ms)
     return budget_ms is not None and vm.get("downtime_ms") is not None and vm["downtime_ms"] > budget_ms
 
 

@@ -16,6 +16,8 @@ _VM_FIELDS = (
     "reason",
     "downtime_ms",
     "downtime_source",
+    "pause_budget_ms",
+    "vm_class",
     "total_ms",
     "extra_memory_mib",
     "cpu_s",
@@ -38,19 +40,24 @@ def vm_records(
     reported without an outcome is in an unclear state.
     """
     before, after = _by_name(health_before), _by_name(health_after)
-    found: dict[str, dict[str, Any]] = {name: {"outcome": "not_attempted"} for name in before}
+    found: dict[str, dict[str, Any]] = {
+        name: {"outcome": "not_attempted", **_build_seen(health)} for name, health in before.items()
+    }
     for name, verdict in _by_name(preflight).items():
         refusals = "; ".join(str(refusal.get("message", refusal)) for refusal in verdict.get("refusals") or [])
         found[name] = {
             "outcome": _OUTCOME_OF_VERDICT.get(str(verdict.get("verdict")), "refused"),
             "mechanism": verdict.get("mechanism"),
             "reason": refusals or verdict.get("mechanism_reason"),
-            "old_build_id": verdict.get("old_build_id"),
-            "new_build_id": verdict.get("old_build_id"),  # what it runs, not what it might have
         }
+        if "old_build_id" in verdict:  # as new build what it runs, not what it might have
+            found[name].update(old_build_id=verdict["old_build_id"], new_build_id=verdict["old_build_id"])
     for name, result in _by_name(upgrade).items():
+        known = found.get(name, {})
         found[name] = dict(result)
         if not result.get("outcome"):
+            if "old_build_id" in known:
+                found[name].setdefault("old_build_id", known["old_build_id"])
             found[name]["outcome"] = "failed"
             found[name]["error"] = (
                 f"state unknown: contact was lost at step {result.get('step') or 'unknown'}; the host finishes or undoes it "
@@ -90,9 +97,17 @@ def _by_name(result: Result) -> dict[str, Result]:
     return {str(vm["name"]): vm for vm in result.get("vms") or []}
 
 
+def _build_seen(health: Result) -> dict[str, Any]:
+    """What a look at a VM tells of its build. There is nothing to tell when no process ran it."""
+    if "build_id" not in health or not health["pid"]:
+        return {}
+    return {"old_build_id": health["build_id"], "new_build_id": health["build_id"]}
+
+
 def _vm_record(name: str, result: Result, before: Result | None, after: Result | None) -> dict[str, Any]:
     record: dict[str, Any] = {"name": name, "outcome": result["outcome"]}
     record.update((field, result.get(field)) for field in _VM_FIELDS)
+    record["old_build_known"] = "old_build_id" in result
     record["health"] = None
     if before is not None or after is not None:
         record["health"] = {

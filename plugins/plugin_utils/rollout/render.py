@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment
 
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import is_over_budget
+
 Report = Mapping[str, Any]
 
 _HEADINGS = ("wave", "host", "VM", "old build", "new build", "by", "downtime", "total", "outcome")
@@ -135,7 +137,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
                 str(vm["wave"]),
                 vm["host"],
                 vm["name"],
-                vm["old_build_id"] or "foreign",
+                vm["old_build_id"] or ("foreign" if vm.get("old_build_known", True) else "unknown"),
                 vm["new_build_id"] or "-",
                 vm["mechanism"] or "-",
                 format_ms(vm["downtime_ms"]),
@@ -155,13 +157,12 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
 def _bars(report: Report) -> list[dict[str, Any]]:
     measured = [vm for vm in report["vms"] if vm["downtime_ms"] is not None]
     longest = max((vm["downtime_ms"] for vm in measured), default=0.0) or 1.0
-    budget = report["downtime_budget_ms"]
     return [
         {
             "label": f"{vm['host']}/{vm['name']}",
             "percent": round(65 * vm["downtime_ms"] / longest, 2),
             "value": format_ms(vm["downtime_ms"]),
-            "over": budget is not None and vm["downtime_ms"] > budget,
+            "over": is_over_budget(vm, report["downtime_budget_ms"]),
         }
         for vm in measured
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,58 @@ def test_preflight_playbook(world: World, tree: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout
     assert "changed=0" in done.stdout and "Every VM can be upgraded" in done.stdout
+
+
+def test_preflight_playbook_rehearses_when_asked_and_not_in_check_mode(
+    world: World, tree: Path, tmp_path: Path
+) -> None:
+    vm, other = world.vm("web1"), world.vm("db1", extra=["-sandbox", "on,spawn=deny"])
+    variables = {
+        "preflight_build": NEW_BUILD,
+        "preflight_state_dir": str(world.state_dir),
+        "preflight_vms": ["web1", "db1"],
+        "preflight_hosts": "h1",
+        "preflight_rehearse": True,
+        "preflight_downtime_budget_ms": 20000,
+    }
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "preflight.yml", "--check", **variables)
+
+    words = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stdout
+    assert "h1/web1 [not-rehearsed] no rehearsal was done: it would pause the guest, which check mode must not" in words
+    assert {row[-1] for row in shown(done) if row[:2] in (("h1", "web1"), ("h1", "db1"))} == {"not_done"}
+    assert vm.execute("query-cpr-vfork")["phase"] == "idle"
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "preflight.yml", **variables)
+
+    assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout
+    assert re.search(r"h1 web1 \S+ go \S+ passed, [0-9.]+ ms", " ".join(done.stdout.split())), done.stdout
+    assert "h1/db1 [not-rehearsed] no rehearsal was done: the VM would be moved by cpr-transfer" in " ".join(
+        done.stdout.split()
+    )
+    vm.wait_counting()
+    assert vm.execute("query-cpr-vfork")["phase"] == "aborted"
+    assert other.execute("query-cpr-vfork")["phase"] == "idle"
+
+
+def test_preflight_playbook_knows_the_budgets_of_classes(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("web1")
+    variables = {
+        "preflight_build": NEW_BUILD,
+        "preflight_state_dir": str(world.state_dir),
+        "preflight_vms": ["web1"],
+        "preflight_hosts": "h1",
+        "vm_classes": {"web1": "realtime"},
+    }
+
+    done = run(
+        tree, tmp_path, ROOT / "playbooks" / "preflight.yml", **variables, preflight_pause_budgets_ms={"batch": 9}
+    )
+
+    assert "no budget for class 'realtime' (of VM web1), only for batch" in " ".join(done.stdout.split())
+    assert done.returncode != 0
 
 
 def test_preflight_playbook_shows_hosts_without_a_verdict(world: World, tree: Path, tmp_path: Path) -> None:

@@ -63,6 +63,24 @@ def test_upgrades_wave_by_wave_and_again_changes_nothing(fleet: Fleet) -> None:
     assert valid(fleet.report())["summary"]["outcomes"] == {"already": 6}
 
 
+def test_a_vm_is_held_against_the_budget_of_its_class(fleet: Fleet) -> None:
+    """One that may take longer than the others passes; one that may not breaks its wave, and gets a second for the way back."""
+    fleet.add_host("h1", {"batch1": {"downtime_ms": 300.0}}, vm_classes={"batch1": "batch", "rt1": "realtime"})
+    fleet.add_host("h2", {"rt1": {"downtime_ms": 30.0}}, vm_classes={"batch1": "batch", "rt1": "realtime"})
+
+    run = fleet.upgrade(
+        upgrade_waves=[1], upgrade_downtime_budget_ms=100, upgrade_pause_budgets_ms={"batch": 5000, "realtime": "20"}
+    )
+
+    assert run.exit_status == 2, run.output
+    report = valid(fleet.report())
+    assert [wave["gate"]["verdict"] for wave in report["waves"]] == ["PASS", "FAIL"]
+    assert "h2/rt1: downtime 30.0 ms is over the budget of 20 ms" in report["exit_reason"]
+    assert [(vm["vm_class"], vm["pause_budget_ms"]) for vm in report["vms"]] == [("batch", 5000), ("realtime", 20)]
+    assert (fleet.builds("h1"), fleet.builds("h2")) == ({"batch1": NEW}, {"rt1": OLD})
+    assert fleet.host("h2")["budgets_ms"] == [{"batch": 5000, "realtime": "20"}, {"batch": 5000, "realtime": 1000}]
+
+
 def test_a_failing_canary_is_rolled_back_and_the_rest_untouched(fleet: Fleet) -> None:
     fleet.add_host("h1", {"vm1": {}, "vm2": {"outcome": "rolled_back"}})
     fleet.add_host("h2")

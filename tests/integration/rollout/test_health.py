@@ -17,6 +17,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import CO
 
 PATIENT = Limits(vm_s=120.0, progress_s=30.0, probe_s=30.0)
 BRIEF = Limits(vm_s=10.0, progress_s=0.5, probe_s=0.5)
+BUILD = "qemu-11.1.1-0123456789abcdef"
 WORD: dict[str, Any] = {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}}
 
 
@@ -28,7 +29,7 @@ def vm_of(qemu: LocalQemu) -> Vm:
         start_time_ticks=0,
         exe=str(qemu.binary),
         exe_deleted=False,
-        build_id=None,
+        build_id=BUILD,
         gnu_build_id=None,
         version=None,
         argv=qemu.argv,
@@ -57,6 +58,7 @@ def test_a_working_guest_is_healthy(start_qemu: QemuFactory, accel: str) -> None
 
     assert report["problems"] == []
     assert (report["healthy"], report["run_state"], report["ram_word_moved"]) == (True, "running", True)
+    assert (report["pid"], report["build_id"]) == (qemu.pid, BUILD)
     assert [disk["device"].rpartition("/")[0] != "" for disk in report["disks"]] == [True]
     assert (report["vcpus"][0]["exits"] is not None) == (accel == "kvm")
 

@@ -3,103 +3,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import signal
 import subprocess
-import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.engine import HostLock
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
-from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import COUNTER_OFFSET, LocalQemu, QemuFactory
 
-MACHINE = "pc-q35-10.2"
-NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
-
-
-class Host:
-    """This machine as a host with both builds staged, and VMs whose names are this test's own."""
-
-    def __init__(
-        self, directory: Path, builds: dict[str, str], start_qemu: QemuFactory, qemu_old: Path, mechanism: str
-    ) -> None:
-        self.mechanism = mechanism
-        self.state_dir = directory / "state"
-        self.run_dir = Path(f"/tmp/vmm-{os.getpid()}-{time.monotonic_ns() % 10**6}")
-        self.old, self.new = builds["10.2"], builds["11.1"]
-        self._prefix = f"t{os.getpid()}-{time.monotonic_ns() % 10**6}"
-        self._start_qemu = start_qemu
-        self._qemu_old = qemu_old
-        self.vms: list[LocalQemu] = []
-
-    def start_vm(self, **options: Any) -> LocalQemu:
-        name = f"{self._prefix}-vm{len(self.vms) + 1}"
-        vm = self._start_qemu(name, binary=options.pop("binary", self._qemu_old), machine=MACHINE, **options)
-        self.vms.append(vm)
-        if options.get("shared_ram", True):
-            vm.wait_counting()
-        return vm
-
-    def request(self, **values: Any) -> UpgradeRequest:
-        names = [vm.name for vm in self.vms]
-        defaults: dict[str, Any] = {
-            "build_id": self.new,
-            "state_dir": str(self.state_dir),
-            "run_dir": str(self.run_dir),
-            "vms": names,
-            "downtime_budget_ms": 20000,
-            "mechanism": self.mechanism,
-            "probes": {name: {"ram_word": {"backend": "ram0", "offset": COUNTER_OFFSET}} for name in names},
-        }
-        return UpgradeRequest(**{**defaults, **values})
-
-    def upgrade(self, **values: Any) -> dict[str, dict[str, Any]]:
-        """Run a whole transaction and return the results by the name of the VM."""
-        transactions = Transactions(self.request(**values))
-        progress = transactions.run(transactions.find() or transactions.begin(), 120)
-        assert progress.result is not None, "the engine did not end"
-        assert progress.result["error"] is None, progress.result["error"]
-        return {vm["name"]: vm for vm in progress.result["vms"]}
-
-    def builds_run(self) -> list[str | None]:
-        return [plan.vm.build_id for plan in plan_host(self.request())]
-
-
-@pytest.fixture(scope="session")
-def builds() -> dict[str, Path]:
-    """The newest artifact of each series."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vmm-live-upgrade" / "artifacts"
-    newest = {}
-    for series in ("10.2", "11.1"):
-        found = sorted(cache.glob(f"qemu-{series}.*.tar.gz"), key=lambda path: path.stat().st_mtime)
-        assert found, f"no artifact of QEMU {series} in {cache}; make build-qemu"
-        newest[series] = found[-1]
-    return newest
-
-
-@pytest.fixture(params=["vfork", "cpr-transfer"])
-def host(
-    request: pytest.FixtureRequest, tmp_path: Path, builds: dict[str, Path], start_qemu: QemuFactory
-) -> Iterator[Host]:
-    store = BuildStore(tmp_path / "state")
-    staged = {series: store.stage(artifact) for series, artifact in builds.items()}
-    ids = {series: build.manifest.build_id for series, build in staged.items()}
-    binary = staged["10.2"].path / "bin" / "qemu-system-x86_64"
-    made = Host(tmp_path, ids, start_qemu, binary, request.param)
-    yield made
-    subprocess.run(["rm", "-rf", str(made.run_dir)], check=True)
+from .conftest import NIC, Host, host_processes
 
 
 def test_vms_are_upgraded_measured_and_left_alone_the_second_time(host: Host) -> None:
@@ -211,15 +130,6 @@ def test_unknown_and_unstaged_builds_are_errors_and_touch_nothing(host: Host) ->
     vm.wait_counting()
 
 
-def _break_build(host: Host, script: str) -> None:
-    """Replace the staged binary by a script that behaves as QEMU until it is to run a VM."""
-    binary = host.state_dir / "builds" / host.new / "bin" / "qemu-system-x86_64"
-    real = binary.with_name("real")
-    binary.rename(real)
-    binary.write_text(f'#!/bin/bash\nreal={real}\n{script}\nexec $real "$@"\n')
-    binary.chmod(0o755)
-
-
 @pytest.mark.parametrize(
     ("script", "why"),
     [
@@ -232,9 +142,7 @@ def _break_build(host: Host, script: str) -> None:
 )
 def test_broken_build_is_taken_back(host: Host, script: str, why: str) -> None:
     vm = host.start_vm(extra=NIC)
-    _break_build(host, f'[[ "$*" == *"-incoming"* || -n "$QEMU_CPR_VFORK" ]] && {script}')
-    # Preflight would find that the staged files were changed; this is about what happens when it did not.
-    _accept_damaged_builds(host)
+    host.break_build(f'[[ "$*" == *"-incoming"* || -n "$QEMU_CPR_VFORK" ]] && {script}')
 
     result = host.upgrade(prepare_timeout_s=3)[vm.name]
 
@@ -244,27 +152,6 @@ def test_broken_build_is_taken_back(host: Host, script: str, why: str) -> None:
     vm.wait_counting()
     assert vm.process.poll() is None
     assert host_processes(vm.name) == [vm.pid]
-
-
-def _accept_damaged_builds(host: Host) -> None:
-    """Write the changed digest into the manifest, as if the build had been made like that."""
-    build = host.state_dir / "builds" / host.new
-    manifest = json.loads((build / "manifest.json").read_text())
-    binary = build / "bin" / "qemu-system-x86_64"
-    manifest["files"]["bin/qemu-system-x86_64"] = hashlib.sha256(binary.read_bytes()).hexdigest()
-    (build / "manifest.json").write_text(json.dumps(manifest))
-
-
-def host_processes(vm_name: str) -> list[int]:
-    """Processes that bear the VM's name."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"guest={vm_name}".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +238,7 @@ def test_second_rollout_on_a_host_is_refused_while_the_first_runs(host: Host) ->
             Transactions(host.request(rollout_id="second")).find()
         transactions = Transactions(host.request(rollout_id="second"))
         progress = transactions.run(transactions.begin(), 30)
-        assert progress.result is not None and "another upgrade is running" in progress.result["error"]
+        assert progress.result is not None and "another upgrade is at work here" in progress.result["error"]
     finally:
         lock.close()
     assert vm.process.poll() is None

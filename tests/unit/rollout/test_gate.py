@@ -93,6 +93,30 @@ JUDGEMENTS: dict[str, tuple[dict[str, Any], float | None, str, str]] = {
     "no budget, not measured": ({"h1": host(vm("upgraded"))}, None, "PASS", ""),
     "ill before and after": ({"h1": host(vm("upgraded", downtime_ms=1.0, health=ILL_BEFORE))}, 10.0, "PASS", ""),
     "over the budget": ({"h1": host(vm("upgraded", downtime_ms=10.1))}, 10.0, "FAIL", "h1/vm1: downtime 10.1 ms"),
+    "over that of all, not of its class": (
+        {"h1": host(vm("upgraded", downtime_ms=50.0, vm_class="batch", pause_budget_ms=60))},
+        10.0,
+        "PASS",
+        "",
+    ),
+    "over that of its class, there is none of all": (
+        {"h1": host(vm("upgraded", downtime_ms=5.5, vm_class="realtime", pause_budget_ms=5))},
+        None,
+        "FAIL",
+        "h1/vm1: downtime 5.5 ms is over the budget of 5 ms",
+    ),
+    "limit of the upgrade that nobody asked for": (
+        {"h1": host(vm("upgraded", downtime_ms=1200.0, vm_class=None, pause_budget_ms=1000))},
+        None,
+        "PASS",
+        "",
+    ),
+    "budget of its class, not measured": (
+        {"h1": host(vm("upgraded", vm_class="realtime", pause_budget_ms=5))},
+        None,
+        "INCONCLUSIVE",
+        "h1/vm1",
+    ),
     "rolled back": (
         {"h1": host(vm("rolled_back", error="it hung"), outcome="failed")},
         None,

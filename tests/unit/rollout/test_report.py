@@ -143,6 +143,34 @@ class TestRecords:
         assert record["outcome"] == "failed"
         assert "contact was lost at step spawned" in record["error"]
 
+    @pytest.mark.parametrize(
+        ("preflight", "health", "upgrade", "seen"),
+        [
+            ({"old_build_id": "b1"}, {}, {}, ("b1", True)),
+            ({}, {"pid": 7, "build_id": "b1"}, {}, ("b1", True)),
+            ({"old_build_id": None}, {}, {}, (None, True)),
+            ({}, {"pid": 7, "build_id": None}, {}, (None, True)),
+            ({}, {"pid": 0, "build_id": None}, {}, (None, False)),
+            ({"old_build_id": "b1"}, {}, {"step": "spawned"}, ("b1", True)),
+            ({}, {"pid": 7, "build_id": "b1"}, {"step": "spawned"}, ("b1", True)),
+            ({}, {}, {"step": "spawned"}, (None, False)),
+            (
+                {"old_build_id": "b1"},
+                {"pid": 7, "build_id": "b1"},
+                {"outcome": "lost", "old_build_id": "b2"},
+                ("b2", True),
+            ),
+        ],
+        ids="verdict look foreign-by-verdict foreign-by-look gone lost-contact lost-after-look nobody best".split(),
+    )
+    def test_the_build_before_is_that_which_somebody_saw(
+        self, preflight: dict[str, Any], health: dict[str, Any], upgrade: dict[str, Any], seen: tuple[str | None, bool]
+    ) -> None:
+        answers = [{"vms": [{"name": "vm1", **known}] if known else []} for known in (preflight, health, upgrade)]
+        (record,) = vm_records(*answers, {})
+
+        assert (record["old_build_id"], record["old_build_known"]) == seen
+
     def test_health_is_told_before_and_after(self) -> None:
         problem = {"check": "ping", "subject": "", "message": "silent"}
         (record,) = vm_records(
@@ -291,6 +319,16 @@ class TestTable:
         assert ["1", "h2", "-", "-", "-", "-", "-", "-", "not_attempted"] in lines
         assert "FAILED" in table
         assert "VMs: 1 lost, 1 upgraded; downtime: n=1 median 5.2 ms max 5.2 ms" in table
+
+    def test_a_build_that_nobody_saw_is_not_called_foreign(self) -> None:
+        first = turn("h1", upgraded(old_build_id=None), {"name": "vm2", "step": "spawned"})
+
+        table = render_table(reported(began(["h1"]), first, gated(0, ["h1"], first)))
+
+        assert {tuple(line.split()[2:4]) for line in table.splitlines() if line.startswith("0 ")} == {
+            ("vm1", "foreign"),
+            ("vm2", "unknown"),
+        }
 
     def test_the_page_escapes_and_draws(self) -> None:
         first = turn("h1", upgraded("<script>alert(1)</script>", downtime_ms=250.0))

@@ -85,6 +85,19 @@ def test_answers_and_events_are_told_apart(monitor: Monitor) -> None:
     assert (event.name, event.timestamp_us) == ("STOP", 3_000_004)
 
 
+def test_event_for_the_client_before_is_not_taken_for_the_greeting(monitor: Monitor) -> None:
+    def script(say: Callable[[Any], None], hear: Callable[[], Any]) -> None:
+        say({"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 0}})
+        _greet(say, hear)
+        say({"return": "ours", "id": hear()["id"]})
+        hear()  # until the client has gone
+
+    monitor.serve(script)
+    with QmpClient.connect(monitor.path) as client:
+        assert client.execute("query-ours") == "ours"
+        assert client.drain_events() == []
+
+
 def test_refused_command_keeps_its_class_and_words(monitor: Monitor) -> None:
     def script(say: Callable[[Any], None], hear: Callable[[], Any]) -> None:
         _greet(say, hear)

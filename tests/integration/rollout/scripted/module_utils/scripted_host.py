@@ -5,7 +5,8 @@
 
 ``<state_dir>/host.json``: ``vms``: name → ``build``, ``downtime_ms`` and optionally ``outcome`` (what its upgrade comes to),
 ``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy); ``default``: the default build;
-``calls``: what was called so far; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts;
+``calls``: what was called so far; ``budgets_ms``: what each upgrade was given of class
+budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts;
 ``dies``: whether the next ``vm_upgrade`` is killed after it began.
 """
 

@@ -31,7 +31,16 @@ def main() -> None:
                 else []
             )
             new = problems if name in baseline and not baseline[name]["problems"] else []
-            reports.append({"name": name, "healthy": not problems, "problems": problems, "regressions": new})
+            reports.append(
+                {
+                    "name": name,
+                    "pid": 1,
+                    "build_id": vm["build"],
+                    "healthy": not problems,
+                    "problems": problems,
+                    "regressions": new,
+                }
+            )
     module.exit_json(changed=False, vms=reports, regressions=[item for vm in reports for item in vm["regressions"]])
 
 

@@ -25,6 +25,8 @@ def main() -> None:
             "mechanism": {},
             "parallel": {"type": "int"},
             "downtime_budget_ms": {"type": "int"},
+            "pause_budgets_ms": {"type": "dict"},
+            "vm_classes": {"type": "dict"},
             "prepare_timeout_s": {"type": "int"},
             "probes": {"type": "dict"},
             "rollout_id": {},
@@ -39,6 +41,8 @@ def main() -> None:
         fifo = host.get("wait_on")
         dies = host.pop("dies", False)
         begun = host.pop("begun", None)
+        if begun:
+            host.setdefault("budgets_ms", []).append(module.params["pause_budgets_ms"])
         idle = all(vm["build"] == build_id for vm in vms.values())
         if not (module.check_mode or begun or idle):
             host["begun"] = True
@@ -60,7 +64,11 @@ def main() -> None:
     with opened(module.params["state_dir"], "finish") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
             outcome = "already" if vm["build"] == build_id else vm.get("outcome", "upgraded")
-            results.append(_result(name, vm, build_id, outcome))
+            result = _result(name, vm, build_id, outcome)
+            vm_class = module.params["vm_classes"].get(name)
+            if vm_class:
+                result.update(vm_class=vm_class, pause_budget_ms=int(module.params["pause_budgets_ms"][vm_class]))
+            results.append(result)
             if outcome == "upgraded":
                 vm["build"] = build_id
     moved = any(vm["outcome"] == "upgraded" for vm in results)
