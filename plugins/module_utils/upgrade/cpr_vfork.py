@@ -168,7 +168,9 @@ class CprVfork:
         info: dict[str, Any] = self._source.execute("query-cpr-vfork", timeout_s=UNRESPONSIVE_S)
         if info["phase"] == "running":
             times = {entry["phase"]: entry["time"] for entry in info["times"]}
-            pause_us = times.get("running", 0) - times.get("stopped", 0)
+            if "running" not in times:  # QEMU has waited for it, and cannot take the guest back
+                raise GuestStranded(f"the new process {info['child-pid']} has taken the guest and has not started it")
+            pause_us = times["running"] - times.get("stopped", 0)
             return Committed(int(info["child-pid"]), self._stop_us, self._stop_us + pause_us)
         if info["phase"] == "lost":
             raise GuestLost(str(info["reason"]))

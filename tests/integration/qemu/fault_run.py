@@ -36,9 +36,15 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "fault": self.fault.name, "phase": self.fault.phase, "expected": list(self.fault.runner),
-            "happened": self.happened, "runner": self.runner, "counter_monotone": self.monotone,
-            "leaks": self.leaks, "wrong": self.wrong, "ok": not self.wrong,
+            "fault": self.fault.name,
+            "phase": self.fault.phase,
+            "expected": list(self.fault.runner),
+            "happened": self.happened,
+            "runner": self.runner,
+            "counter_monotone": self.monotone,
+            "leaks": self.leaks,
+            "wrong": self.wrong,
+            "ok": not self.wrong,
         }
 
 
