@@ -37,6 +37,7 @@ STEPS = [
         (
             *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/integration/lab"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
+            *("tests/integration/load", "tests/integration/qemu"),
         ),
     ),
     Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),

@@ -234,7 +234,9 @@ class CprVfork:
     def _conclude(self, info: dict[str, Any]) -> Committed:
         if info["phase"] == "running":
             times = {entry["phase"]: entry["time"] for entry in info["times"]}
-            pause_us = times.get("running", 0) - times.get("stopped", 0)
+            if "running" not in times:  # QEMU has waited for it, and cannot take the guest back
+                raise GuestStranded(f"the new process {info['child-pid']} has taken the guest and has not started it")
+            pause_us = times["running"] - times.get("stopped", 0)
             return Committed(int(info["child-pid"]), self._stop_us, self._stop_us + pause_us)
         if info["phase"] == "lost":
             raise GuestLost(str(info["reason"]))

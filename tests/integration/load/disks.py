@@ -74,18 +74,19 @@ DISKS = [
 class DiskSet:
     """Images of all kinds, in the order in which the guest sees them, and the words that give them to QEMU."""
 
+    disks: Sequence[Disk]
     images: list[Path]
     arguments: Sequence[str]
 
     @classmethod
-    def create(cls, directory: Path, vm_directory: Path) -> DiskSet:
+    def create(cls, directory: Path, vm_directory: Path, disks: Sequence[Disk]) -> DiskSet:
         """Make the images in ``directory``; the first is the one that the VM makes for itself in ``vm_directory``."""
         images, arguments = [vm_directory / "boot.img"], []
-        for disk in DISKS[1:]:
+        for disk in disks[1:]:
             images.append(directory / f"{disk.name}.img")
             _create(images[-1], disk.image_format)
             arguments += [word.format(path=images[-1]) for word in disk.options]
-        return cls(images, arguments)
+        return cls(disks, images, arguments)
 
 
 def _create(image: Path, image_format: str) -> None:

@@ -77,7 +77,12 @@ def parse_status(page: bytes) -> Status | None:
         return None
     words = [_DISK.unpack_from(page, _HEAD.size + number * _DISK.size) for number in range(disks)]
     return Status(
-        nonce, counter, complaints, net_bytes, ticks, [DiskStatus(*word[:4], done=word[4:]) for word in words]
+        nonce,
+        counter,
+        complaints,
+        net_bytes,
+        ticks,
+        [DiskStatus(word[0], word[1], word[2], word[3], word[4:]) for word in words],
     )
 
 

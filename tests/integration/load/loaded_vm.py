@@ -42,7 +42,7 @@ TAP = (
     *("-device", "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:02,romfile="),
 )
 _BUILD = "qemu-0.0.0-0000000000000000"
-_UP_S = 120.0
+_UP_S = 60.0
 _POLL_S = 0.02
 
 
@@ -122,7 +122,7 @@ class LoadedVm:
         assert facts is not None, f"process {self.pid} runs no VM"
         return facts
 
-    def move(self, build: Path, **limits: int) -> VmResult:
+    def move(self, build: Path) -> VmResult:
         """Have the engine move the VM to ``build`` by ``vfork``, whatever comes of it."""
         directory = self.directory / "transactions" / uuid.uuid4().hex
         (directory / "logs").mkdir(parents=True)
@@ -132,7 +132,7 @@ class LoadedVm:
             _BUILD,
             run_dir=str(run_dir),
             probes={self.qemu.name: probe},
-            **{"prepare_timeout_s": 60, "downtime_budget_ms": 20000, **limits},
+            downtime_budget_ms=20000,
         )
         journal = Journal(directory)
         try:

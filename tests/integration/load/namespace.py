@@ -9,9 +9,10 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 _CLONE_NEWNET = 0x40000000
+_T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,9 +50,9 @@ class TapNamespace:
         if os.path.exists(f"/run/netns/{self._name}"):
             _run("ip", "netns", "del", self._name)
 
-    def _inside(self, action: Callable[[], Any]) -> Any:
+    def _inside(self, action: Callable[[], _T]) -> _T:
         """Do ``action`` in a thread that has entered: a namespace is a thread's, and this one ends with it."""
-        done: list[Any] = []
+        done: list[_T] = []
         failed: list[BaseException] = []
 
         def run() -> None:

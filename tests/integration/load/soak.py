@@ -85,7 +85,7 @@ class Soak:
         """Do it; whatever failed is in the report."""
         namespace = TapNamespace(f"vmm-soak-{os.getpid()}", HOST_ADDRESS)
         try:
-            disks = DiskSet.create(self._directory, self._directory / "vm")
+            disks = DiskSet.create(self._directory, self._directory / "vm", DISKS)
             with LoadedVm(self._builds[0], self._directory / "vm", namespace, disks) as vm:
                 self._say(f"the guest is at work, under {self._report.accel}")
                 try:
@@ -137,7 +137,7 @@ class Soak:
         self._totals.append(float(result.total_ms or 0))
 
     def _verify_disks(self, disks: DiskSet, last: Status) -> None:
-        for disk, image, told in zip(DISKS, disks.images, last.disks):
+        for disk, image, told in zip(disks.disks, disks.images, last.disks):
             self._report.records_on_disk_verified += verify_image(image, disk.image_format, told, last.nonce)
 
     def _compare_holdings(self) -> None:

@@ -1,25 +1,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Disks of every kind, written to with several requests in flight, over upgrades that arrive and that are taken back.
 
-One VM has them all and is moved once; each disk is judged by a test of its own. The guest reads back every record at once
-and again a round later (guestload.c); the image is read from outside after the guest's end.
+One VM has them all and is moved along a route; each disk is judged by a test of its own. The guest reads back every record
+at once and again a round later (guestload.c); the image is read from outside after the guest's end.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.vmm.live_upgrade.tests.integration.load.disk_records import RECORD_SIZE, verify_image
+from ansible_collections.vmm.live_upgrade.tests.integration.load.disk_records import verify_image
 from ansible_collections.vmm.live_upgrade.tests.integration.load.disks import DISKS, DiskSet
 from ansible_collections.vmm.live_upgrade.tests.integration.load.linux_guest import WRITERS, Status
 from ansible_collections.vmm.live_upgrade.tests.integration.load.loaded_vm import LoadedVm, build_of, faulty_build
+from ansible_collections.vmm.live_upgrade.tests.lab.hosttools.verify import RECORD_SIZE
 
 FAULTS = ("ready:kill", "loaded:exit", "committed:kill")
+
+
+# A plain stop and cont of QEMU 10.2 forgets throttled requests in an I/O thread for ever (the timer of a throttle group is
+# armed while it is being restarted; upstream has mended it since). Whatever takes a guest back does just that. So a VM
+# that is taken back on 10.2 goes without such a disk, and one that has it is taken back on 11.1 only.
+ROUTES = {
+    "taken-back-on-both": (("10.2", "11.1", "10.2", "11.1"), ("10.2", "11.1"), DISKS[:-1]),
+    "taken-back-on-11.1": (("11.1", "10.2", "11.1", "10.2"), ("11.1",), DISKS),
+}
+CASES = [(route, number) for route, (_path, _taken_back, disks) in ROUTES.items() for number in range(len(disks))]
 
 
 @dataclass(frozen=True)
@@ -27,41 +39,59 @@ class Journey:
     """What came of the VM: the guest's last words, and its images."""
 
     last: Status
-    images: list[Path]
+    disks: DiskSet
 
 
 @pytest.fixture(scope="module")
-def journey(qemu_old: Path, qemu_new: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
-    """Move the VM there and back, and be refused on the way at every point; then end it in order."""
-    directory = tmp_path_factory.mktemp("disks")
-    disks = DiskSet.create(directory, directory / "vm")
-    with LoadedVm(qemu_old, directory / "vm", None, disks) as vm:
-        for number, target in enumerate((qemu_new, qemu_old, qemu_new)):
-            for fault in FAULTS:
-                result = vm.move(faulty_build(directory / str(number), target, fault))
-                assert result.outcome == "rolled_back", result
-                vm.wait_records()
-            assert vm.rehearse(build_of(target)).outcome == "rolled_back"
-            vm.wait_records()
-            vm.upgrade(build_of(target))
-            vm.wait_records()
-        yield Journey(vm.quit(), disks.images)
+def journeys(qemu_old: Path, qemu_new: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Journey]:
+    """Return a function that makes the journey along a route, once."""
+    binaries = {"10.2": qemu_old, "11.1": qemu_new}
+
+    @functools.cache
+    def journey(route: str) -> Journey:
+        return _make_journey(route, binaries, tmp_path_factory.mktemp(route))
+
+    return journey
 
 
-@pytest.mark.parametrize("number", range(len(DISKS)), ids=[disk.name for disk in DISKS])
-def test_no_request_is_lost_or_repeated(journey: Journey, number: int) -> None:
+def _make_journey(route: str, binaries: dict[str, Path], directory: Path) -> Journey:
+    """Move the VM along the route, refuse it on the way at every point; then end it in order."""
+    path, taken_back_on, kinds = ROUTES[route]
+    disks = DiskSet.create(directory, directory / "vm", kinds)
+    with LoadedVm(binaries[path[0]], directory / "vm", None, disks) as vm:
+        for number, (series, target) in enumerate(zip(path, path[1:])):
+            if series in taken_back_on:
+                _take_back(vm, directory / str(number), binaries[target])
+            vm.upgrade(build_of(binaries[target]))
+            vm.wait_records()
+        return Journey(vm.quit(), disks)
+
+
+def _take_back(vm: LoadedVm, directory: Path, target: Path) -> None:
+    for fault in FAULTS:
+        result = vm.move(faulty_build(directory, target, fault))
+        assert result.outcome == "rolled_back", result
+        vm.wait_records()
+    assert vm.rehearse(build_of(target)).outcome == "rolled_back"
+    vm.wait_records()
+
+
+@pytest.mark.parametrize(("route", "number"), CASES, ids=[f"{route}-{DISKS[number].name}" for route, number in CASES])
+def test_no_request_is_lost_or_repeated(journeys: Callable[[str], Journey], route: str, number: int) -> None:
+    journey = journeys(route)
     told = journey.last.disks[number]
 
-    assert (told.errors, told.mismatches) == (0, 0)
-    verified = verify_image(journey.images[number], DISKS[number].image_format, told, journey.last.nonce)
-    assert verified >= min(told.records, told.slots)
+    assert (told.errors, told.mismatches, journey.last.complaints) == (0, 0, 0)
+    image, image_format = journey.disks.images[number], journey.disks.disks[number].image_format
+    assert verify_image(image, image_format, told, journey.last.nonce) >= min(told.records, told.slots)
 
 
 @pytest.mark.parametrize("damage", ["lost", "repeated"])
-def test_damage_would_be_seen(journey: Journey, tmp_path: Path, damage: str) -> None:
+def test_damage_would_be_seen(journeys: Callable[[str], Journey], tmp_path: Path, damage: str) -> None:
     """The check of the images is able to fail."""
+    journey = journeys("taken-back-on-11.1")
     told, image = journey.last.disks[0], tmp_path / "damaged.img"
-    shutil.copy(journey.images[0], image)
+    shutil.copy(journey.disks.images[0], image)
     slot, other = (seq % told.slots * RECORD_SIZE for seq in (told.done[0], told.done[0] - WRITERS))
     with open(image, "r+b") as stream:
         stream.seek(other)
@@ -71,7 +101,3 @@ def test_damage_would_be_seen(journey: Journey, tmp_path: Path, damage: str) -> 
 
     with pytest.raises(AssertionError, match=rf"slot {slot // RECORD_SIZE}\b"):
         verify_image(image, "raw", told, journey.last.nonce)
-
-
-def test_guest_saw_nothing_of_it(journey: Journey) -> None:
-    assert journey.last.complaints == 0

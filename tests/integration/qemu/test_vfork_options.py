@@ -84,7 +84,9 @@ def test_messages_of_a_new_process_bear_time_and_name(start: Start, qemu_new: Pa
     vm.hand_over(qemu_new, "-global", "migration.x-cpr-vfork-fault=ready:exit")
 
     words = vm.qemu.log_path.read_text()
-    assert re.search(r"^\d{4}-\d\d-\d\dT\S+Z vm\d* \S*qemu-system-x86_64: cpr-vfork: fault ready:exit", words, re.M), words
+    assert re.search(
+        r"^\d{4}-\d\d-\d\dT\S+Z vm\d* \S*qemu-system-x86_64: cpr-vfork: fault ready:exit", words, re.M
+    ), words
 
 
 @pytest.fixture

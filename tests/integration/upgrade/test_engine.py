@@ -154,6 +154,18 @@ def test_broken_build_is_taken_back(host: Host, script: str, why: str) -> None:
     assert host_processes(vm.name) == [vm.pid]
 
 
+@pytest.mark.parametrize("host", ["vfork"], indirect=True)
+def test_new_process_that_takes_the_guest_and_hangs_is_no_success(host: Host) -> None:
+    vm = host.start_vm()
+    host.break_build('[ -n "$QEMU_CPR_VFORK" ] && exec $real "$@" -global migration.x-cpr-vfork-fault=taken:stop')
+
+    result = host.upgrade()[vm.name]
+
+    assert result["outcome"] == "failed", result
+    assert "has taken the guest and has not started it" in result["error"]
+    vm.assert_not_counting()
+
+
 @pytest.mark.parametrize(
     ("step", "outcome"),
     [
