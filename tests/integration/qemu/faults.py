@@ -188,7 +188,7 @@ FAULTS = [
     ),
     _taken_back("loaded:exit", "saved", "exited with status 3"),
     _taken_back("loaded:kill", "saved", "killed by signal 9"),
-    _taken_back("loaded:garbage", "loaded", "does not speak the protocol"),
+    _taken_back("loaded:garbage", "saved", "does not speak the protocol"),
     _taken_back("loaded:hang", "saved", "the pause exceeded its budget of 400 ms"),
     _taken_back("loaded:stop", "saved", "the pause exceeded its budget of 400 ms"),
     _taken_back("committed:exit", "committed", "exited with status 3"),
