@@ -13,9 +13,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 _VCPU_NAMES = ("/KVM", "/TCG")
 
 
-def adopt_orphans() -> None:
-    """Become the parent of QEMUs whose parent, a QEMU, ends: only a parent is told what a process used to its very end."""
-    assert ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+def adopt_orphans(adopt: bool) -> None:
+    """Become the parent of QEMUs whose parent, a QEMU, ends: only a parent is told what a process used to its very end.
+
+    Or be it no longer: whoever else runs in this process does not reap what it has not started.
+    """
+    assert ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0
 
 
 def memory_mib(pids: Iterable[int]) -> float:

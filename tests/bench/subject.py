@@ -28,7 +28,7 @@ class Subject:
 
     def __init__(self, directory: Path, vcpus: int, ram_mib: int) -> None:
         """Start it. Side effect: its processes become children of ours."""
-        cost.adopt_orphans()
+        cost.adopt_orphans(True)
         self._builds = [qemu_binary("10.2"), qemu_binary("11.1")]
         self._directory = directory
         self._hops = 0
@@ -80,6 +80,7 @@ class Subject:
     def close(self) -> None:
         """End all processes that run the VM or were to."""
         self._factory.close()
+        cost.adopt_orphans(False)
 
     def _next_task(self) -> Task:
         self._hops += 1
