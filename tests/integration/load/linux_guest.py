@@ -12,15 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.cache import Cache, default_root, file_sha256
-from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.cpio import CpioArchive
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.guest import (
     BUSYBOX,
     CFLAGS,
     SOURCES,
-    add_modules,
+    initial_root,
     require_static_busybox,
 )
-from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.kernel import GUEST_MODULES, Kernel, get_kernel
+from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.kernel import get_kernel
 from ansible_collections.vmm.live_upgrade.tests.lab.vmmlab.progress import Progress
 
 STATUS_PAGE = 0x8000000
@@ -133,18 +132,7 @@ def guest_folder() -> Path:
         program = folder / "guestload"
         source = str(_OWN / "guestload.c")
         subprocess.run(["gcc", *CFLAGS, "-s", f"-I{SOURCES}", "-o", str(program), source], check=True)
-        (folder / "initrd.gz").write_bytes(gzip.compress(_initial_root(program, kernel), 6, mtime=0))
+        (folder / "initrd.gz").write_bytes(gzip.compress(initial_root(program, _OWN / "init", kernel), 6, mtime=0))
         (folder / "vmlinuz").write_bytes(kernel.image.read_bytes())
 
     return lab_cache.entry("guest-load", material, build)
-
-
-def _initial_root(program: Path, kernel: Kernel) -> bytes:
-    archive = CpioArchive()
-    for name in ("proc", "sys", "dev", "bin"):
-        archive.folder(name)
-    archive.copy("bin/busybox", BUSYBOX)
-    archive.copy("bin/guestload", program)
-    archive.file("init", (_OWN / "init").read_bytes(), 0o755)
-    add_modules(archive, kernel.modules(GUEST_MODULES))
-    return archive.data()

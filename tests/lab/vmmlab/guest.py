@@ -38,19 +38,20 @@ def get_guest(cache: Cache, kernel: Kernel, progress: Progress) -> Path:
         if done.returncode != 0:
             raise LabError(f"guestmon does not compile (packages gcc and libc6-dev?):\n{done.stderr}")
         subprocess.run(["strip", str(program)], check=True)
-        (folder / "initrd.gz").write_bytes(gzip.compress(_initial_root(program, kernel), 6, mtime=0))
+        (folder / "initrd.gz").write_bytes(gzip.compress(initial_root(program, SOURCES / "init", kernel), 6, mtime=0))
         shutil.copy(kernel.image, folder / "vmlinuz")
 
     return cache.entry("guest", material, build)
 
 
-def _initial_root(program: Path, kernel: Kernel) -> bytes:
+def initial_root(program: Path, init: Path, kernel: Kernel) -> bytes:
+    """Return the initial root of a guest that runs ``program``, started by the script ``init``, as a cpio archive."""
     archive = CpioArchive()
     for name in ("proc", "sys", "dev", "bin"):
         archive.folder(name)
     archive.copy("bin/busybox", BUSYBOX)
-    archive.copy("bin/guestmon", program)
-    archive.file("init", (SOURCES / "init").read_bytes(), 0o755)
+    archive.copy(f"bin/{program.name}", program)
+    archive.file("init", init.read_bytes(), 0o755)
     add_modules(archive, kernel.modules(GUEST_MODULES))
     return archive.data()
 
