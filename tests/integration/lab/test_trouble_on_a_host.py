@@ -107,7 +107,7 @@ def test_a_wedged_and_a_paused_vm_cost_nobody_else(lab: LabHosts, controller: Co
     }
     assert "h1/h1-vm1 [process-stopped]" in verdict.words
     assert "h2/h2-vm1 [vm-not-running] the VM is not running (state paused)" in verdict.words
-    assert "2 VMs refused, 0 hosts gave no verdict. Nothing was touched." in verdict.words
+    assert "2 VMs refused, 0 hosts gave no verdict. Nothing was changed." in verdict.words
     assert upgrade.exit_status != 0, upgrade.output
     report = controller.report()
     assert (host_outcomes(report), outcomes(report)["h1-vm1"]) == ({"h1": "failed"}, "refused")
