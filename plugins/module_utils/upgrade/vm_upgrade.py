@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,13 @@ class VmUpgrade:
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
             )
-            self._make_workspace()
-            clients = ConnectedClients(vm.pid, command.clients)
             try:
-                with fetched_descriptors(command.fds) as descriptors:
-                    self._hand_over(source, command, descriptors)
-                self._give_clients(clients)
+                self._make_workspace()
+                with closing(ConnectedClients(vm.pid, command.clients)) as clients:
+                    with fetched_descriptors(command.fds) as descriptors:
+                        self._hand_over(source, command, descriptors)
+                    self._give_clients(clients)
             finally:
-                clients.close()
                 shutil.rmtree(self._workspace, ignore_errors=True)
 
     def _hand_over(self, source: QmpClient, command: CommandPlan, descriptors: dict[int, int]) -> None:
