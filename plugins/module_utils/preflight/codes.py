@@ -31,6 +31,10 @@ REFUSALS = {
     "aux-ram-private": "restart the VM with -machine aux-ram-share=on; from then on it can be upgraded in place",
     "ram-unknown": _OTHER_WAY,
     "device-not-coverable": "unplug the device for the time of the upgrade, or " + _OTHER_WAY,
+    "throttled-iothread": (
+        "lift the limits for the time of the upgrade (block_set_io_throttle with zeros for a -drive; for a throttle-group "
+        "object qom-set of its limits), then set them again"
+    ),
     "command-not-recreatable": "remove what is named (unplug it, or restart the VM without it), or " + _OTHER_WAY,
     # Can it do what was asked for?
     "vfork-unavailable": "ask for mechanism auto or cpr-transfer, or use builds that have the mode",

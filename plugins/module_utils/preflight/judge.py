@@ -30,6 +30,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.process
     check_images,
     check_twin,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.throttle_check import check_throttles
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.vmstate_check import check_vmstate
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
@@ -174,6 +175,7 @@ def _check_with_monitor(verdict: Verdict, vm: Vm, mechanism: str, court: _Court)
             if vm.machine_type in staged.manifest.machine_types:
                 types = monitor.device_types(qmp)
                 check_vmstate(verdict, court.request, vm, court.store, staged, types)
+            check_throttles(verdict, vm, qmp)
             _check_command(verdict, vm, qmp, staged, mechanism)
     except QmpError as exc:
         verdict.refuse("qmp-silent", str(exc).replace(f"/proc/{vm.pid}/root", ""))
