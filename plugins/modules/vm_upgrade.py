@@ -187,6 +187,10 @@ vms:
     cpu_s:
       description: CPU time that the new process and the engine spent until the guest ran.
       type: float
+    threads:
+      description: Threads of the new process that had to be given CPUs, policy or niceness of those of the old one, and which.
+      type: list
+      elements: str
     old_build_id:
       description: Build before, null for a foreign QEMU.
       type: str

@@ -82,6 +82,7 @@ class VmResult:
     total_ms: float | None = None
     extra_memory_mib: float | None = None
     cpu_s: float | None = None
+    threads: list[str] = field(default_factory=list)
     old_build_id: str | None = None
     new_build_id: str | None = None
     old_pid: int | None = None

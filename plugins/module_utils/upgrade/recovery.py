@@ -12,6 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, read_journal
@@ -27,6 +28,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import monitor_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.threads import carry_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import write_pidfile
 
 _LIMITS = Limits(prepare_s=30, downtime_s=30)
@@ -46,6 +48,7 @@ class _Interrupted:
     pidfile: str | None
     pause_budget_ms: int | None
     vm_class: str | None
+    threads: dict[str, dict[str, Any]]
     target_pid: int = 0
     target_start_ticks: int = 0
     committed: bool = False
@@ -94,6 +97,7 @@ def _read(transaction: Path) -> list[_Interrupted]:
                 pidfile=record["pidfile"],
                 pause_budget_ms=record.get("pause_budget_ms"),  # journals of 0.1.0 have none
                 vm_class=record.get("vm_class"),
+                threads=record.get("threads", {}),
                 boot_id=current_boot,
             )
         elif record["step"] == "spawned":
@@ -132,6 +136,8 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         else:
             new_pid = _adopt_target(vm)
         result.outcome, result.new_pid, result.new_build_id = "upgraded", new_pid, new_build_id
+        carried = carry_over(vm.threads, new_pid, lambda: monitor_of(vm.qmp_paths, new_pid))
+        result.threads, result.warnings = carried.done, carried.failed
         if vm.pidfile:
             write_pidfile(Path(vm.pidfile), new_pid)
     except TakenBack:

@@ -12,6 +12,7 @@ import resource
 import shutil
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source im
     opened_source,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.tap import TapState
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.threads import carry_over, read_threads
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import CommandPlan
 
@@ -57,7 +59,9 @@ class VmUpgrade:
         self._journal = journal
         self._log_path = transaction / "logs" / f"{vm.name}.log"
         self._workspace = workspace_of(request, transaction.name, vm.name)
+        self._qmp_paths = [endpoint.path for endpoint in vm.qmp_endpoints]
         self._committed = False
+        self._threads: dict[str, dict[str, Any]] = {}
         self._budget = request.budgets().of(vm.name)
         self._result = VmResult(
             name=vm.name,
@@ -105,6 +109,7 @@ class VmUpgrade:
     def _upgrade(self) -> None:
         vm = self._vm
         with opened_source(vm, self._build_dir, self._mechanism) as (source, command):
+            self._threads = read_threads(vm.pid, source)
             self._journal.write(
                 "begin",
                 vm.name,
@@ -114,9 +119,10 @@ class VmUpgrade:
                 mechanism=self._mechanism,
                 pause_budget_ms=self._budget.ms,
                 vm_class=self._budget.vm_class,
-                qmp_paths=[endpoint.path for endpoint in vm.qmp_endpoints],
+                qmp_paths=self._qmp_paths,
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
+                threads=self._threads,
             )
             try:
                 self._make_workspace()
@@ -144,6 +150,7 @@ class VmUpgrade:
             self._result.new_pid = committed.target_pid
             self._result.new_build_id = self._request.build_id
             self._note_late("committed", target_pid=committed.target_pid)
+            self._carry_over_threads(committed.target_pid)
             self._measure_cost(committed)
             transfer.release_source()
             self._note_late("released")
@@ -159,8 +166,8 @@ class VmUpgrade:
         self._judge_downtime(committed, gaps)
 
     def _vfork(self, source: QmpClient) -> CprVfork:
-        paths = [endpoint.path for endpoint in self._vm.qmp_endpoints]
-        return CprVfork(self._vm.pid, source, lambda pid: monitor_of(paths, pid), self._limits(), self._note)
+        connect = partial(monitor_of, self._qmp_paths)
+        return CprVfork(self._vm.pid, source, connect, self._limits(), self._note)
 
     def _transfer(self, source: QmpClient) -> CprTransfer:
         return CprTransfer(self._vm.pid, source, self._workspace, self._log_path, self._limits(), self._note)
@@ -171,10 +178,15 @@ class VmUpgrade:
     def _note(self, step: str, **facts: Any) -> None:
         self._journal.write(step, self._vm.name, **facts)
 
+    def _carry_over_threads(self, pid: int) -> None:
+        """While the old process still lives: a vCPU shall not run where it must not for longer than need be."""
+        carried = carry_over(self._threads, pid, lambda: monitor_of(self._qmp_paths, pid))
+        self._result.threads = carried.done
+        self._result.warnings += carried.failed
+
     def _give_clients(self, clients: ConnectedClients) -> None:
         """The new process runs: what prevents it from having the connections is a warning."""
-        paths = [endpoint.path for endpoint in self._vm.qmp_endpoints]
-        self._result.warnings += clients.give(lambda: monitor_of(paths, self._result.new_pid or 0))
+        self._result.warnings += clients.give(lambda: monitor_of(self._qmp_paths, self._result.new_pid or 0))
 
     # --- measuring
 

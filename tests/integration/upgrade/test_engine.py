@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan impo
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
 
 from .conftest import NIC, Host, host_processes
+from .hooked_engine import make_engine_die_at
 
 
 def test_vms_are_upgraded_measured_and_left_alone_the_second_time(host: Host) -> None:
@@ -186,7 +186,7 @@ def test_killed_engine_is_followed_by_one_that_brings_all_to_an_end(host: Host, 
     vm = host.start_vm(extra=NIC)
     transactions = Transactions(host.request())
     transaction = transactions.begin()
-    _make_engine_die_at(transaction, step)
+    make_engine_die_at(transaction, step)
 
     progress = transactions.run(transaction, 60)
 
@@ -206,39 +206,14 @@ def test_engine_that_dies_every_time_is_an_error_and_the_next_call_goes_on(host:
     vm = host.start_vm()
     transactions = Transactions(host.request())
     transaction = transactions.begin()
-    _make_engine_die_at(transaction, "start")
+    make_engine_die_at(transaction, "start")
     with pytest.raises(LiveUpgradeError, match="ends without a result.*Run again to finish or undo it"):
         transactions.run(transaction, 60)
     assert vm.process.poll() is None
-    _make_engine_die_at(transaction, None)
+    make_engine_die_at(transaction, None)
 
     assert host.upgrade()[vm.name]["outcome"] == "upgraded"
     assert transactions.find() is None, "the first transaction was brought to its end, not begun anew"
-
-
-def _make_engine_die_at(transaction: Path, step: str | None) -> None:
-    """Give the transaction's engine image a journal that kills engine and worker once ``step`` is written."""
-    image = transaction / "engine.pyz"
-    pristine = transaction / "engine.pristine"
-    if not pristine.exists():
-        pristine.write_bytes(image.read_bytes())
-    if step is None:
-        image.write_bytes(pristine.read_bytes())
-        return
-    hook = (
-        "import os, signal\n"
-        "from ansible_collections.vmm.live_upgrade.plugins.module_utils import journal\n"
-        "write = journal.Journal.write\n"
-        "def dying(self, at, vm=None, **facts):\n"
-        "    write(self, at, vm, **facts)\n"
-        f"    if at == {step!r}:\n"
-        "        os.killpg(0, signal.SIGKILL)\n"
-        "journal.Journal.write = dying\n"
-    )
-    with zipfile.ZipFile(pristine) as source, zipfile.ZipFile(image, "w") as target:
-        for name in source.namelist():
-            text = source.read(name)
-            target.writestr(name, hook.encode() + text if name == "__main__.py" else text)
 
 
 def test_second_rollout_on_a_host_is_refused_while_the_first_runs(host: Host) -> None:

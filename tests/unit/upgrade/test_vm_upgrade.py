@@ -18,10 +18,17 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 
 
+class Monitor:
+    """Of a VM without vCPUs."""
+
+    def execute(self, _command: str) -> list[object]:
+        return []
+
+
 @contextmanager
-def opened(*_arguments: object) -> Iterator[tuple[None, CommandPlan]]:
+def opened(*_arguments: object) -> Iterator[tuple[Monitor, CommandPlan]]:
     """The VM's monitor answers, and it has a serial console in use."""
-    yield None, CommandPlan(argv=["/qemu"], clients=[HeldClient("console", "/console.sock")])
+    yield Monitor(), CommandPlan(argv=["/qemu"], clients=[HeldClient("console", "/console.sock")])
 
 
 @pytest.fixture
