@@ -12,13 +12,13 @@ import array
 import itertools
 import mmap
 import os
-import select
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.polling import PollingChild, Stopped
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import Gap, gap_over
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import COUNTER_OFFSET
 
@@ -44,29 +44,14 @@ class RamTrace:
     def __init__(self, pid: int, ram_bytes: int) -> None:
         """Begin with the RAM of QEMU process ``pid``. Have no monitor open: the child would hold it open too."""
         ram_fd = open_ram(pid, ram_bytes, os.O_RDONLY)
-        stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
-        self._result_read, result_write = os.pipe2(os.O_CLOEXEC)
-        self._pid = os.fork()
-        if self._pid == 0:
-            status = 1
-            try:
-                os.close(self._stop_write)
-                os.close(self._result_read)
-                _trace(ram_fd, stop_read, result_write)
-                status = 0
-            finally:
-                os._exit(status)
-        for fd in (ram_fd, stop_read, result_write):
-            os.close(fd)
+        try:
+            self._child = PollingChild("the tracer of the counter", lambda stopped: _trace(ram_fd, stopped))
+        finally:
+            os.close(ram_fd)
 
     def stop(self) -> list[Stand]:
         """End it, let go of the RAM, and return what was seen, in order."""
-        os.write(self._stop_write, b".")  # a trace begun after this one has the pipe too, so closing would not be heard
-        os.close(self._stop_write)
-        with os.fdopen(self._result_read, "rb") as stream:
-            numbers = array.array("Q", stream.read())
-        _pid, status = os.waitpid(self._pid, 0)
-        assert status == 0, "the process that traces the counter failed"
+        numbers = array.array("Q", self._child.stop())
         return [Stand(*three) for three in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)]
 
 
@@ -134,13 +119,13 @@ def open_ram(pid: int, ram_bytes: int, flags: int) -> int:
     raise AssertionError(f"process {pid} holds no guest RAM of {ram_bytes} bytes")
 
 
-def _trace(ram_fd: int, stop_fd: int, result_fd: int) -> None:
+def _trace(ram_fd: int, stopped: Stopped) -> bytes:
     _get_ahead()
     base = COUNTER_OFFSET // mmap.PAGESIZE * mmap.PAGESIZE
     numbers = array.array("Q")
     value = -1
     with mmap.mmap(ram_fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=base) as ram:
-        while not select.select([stop_fd], [], [], _POLL_S)[0]:
+        while not stopped(_POLL_S):
             now_ns = time.time_ns()
             now = _WORD.unpack_from(ram, COUNTER_OFFSET - base)[0]
             if now == value:
@@ -148,8 +133,7 @@ def _trace(ram_fd: int, stop_fd: int, result_fd: int) -> None:
             else:
                 value = now
                 numbers.extend((now_ns, now_ns, value))
-    with os.fdopen(result_fd, "wb") as stream:
-        stream.write(numbers.tobytes())
+    return numbers.tobytes()
 
 
 def _get_ahead() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import select
 import struct
 import time
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.polling import PollingChild, Stopped
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import RamBlock
 
 _POLL_INTERVAL_S = 0.0005
@@ -47,20 +47,9 @@ class RamWordWatcher:
         """Start watching ``offset`` (bytes, 8-aligned) of the RAM file. Raises ``LiveUpgradeError`` on a bad offset."""
         if offset % _WORD.size or not 0 <= offset <= os.fstat(ram_fd).st_size - _WORD.size:
             raise LiveUpgradeError(f"RAM word offset {offset:#x} is not inside the backend or not a multiple of 8")
-        stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
-        self._result_read, result_write = os.pipe2(os.O_CLOEXEC)
-        self._pid = os.fork()
-        if self._pid == 0:
-            status = 1
-            try:
-                os.close(self._stop_write)
-                os.close(self._result_read)
-                _watch(ram_fd, offset, stop_read, result_write)
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(stop_read)
-        os.close(result_write)
+        self._child = PollingChild(
+            "the watcher of the guest's RAM word", lambda stopped: _watch(ram_fd, offset, stopped)
+        )
 
     @classmethod
     def of_backend(cls, pid: int, backend: str, offset: int, ram_blocks: Iterable[RamBlock]) -> RamWordWatcher:
@@ -75,15 +64,8 @@ class RamWordWatcher:
             os.close(ram_fd)
 
     def stop(self) -> list[Gap]:
-        """Stop watching and return the longest gaps seen, longest first. Reaps the process."""
-        os.close(self._stop_write)
-        with os.fdopen(self._result_read, "rb") as stream:
-            data = stream.read()
-        os.waitpid(self._pid, 0)
-        try:
-            gaps: list[dict[str, Any]] = json.loads(data)
-        except ValueError:
-            raise LiveUpgradeError("the watcher of the guest's RAM word ended without a result") from None
+        """Stop watching and return the longest gaps seen, longest first. Raises ``LiveUpgradeError``."""
+        gaps: list[dict[str, Any]] = json.loads(self._child.stop())
         return sorted((Gap(**gap) for gap in gaps), key=lambda gap: -gap.length_ms)
 
 
@@ -109,7 +91,7 @@ def _open_shared_file(pid: int, size_bytes: int) -> int:
     return os.open(found.popitem()[1], os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _watch(ram_fd: int, offset: int, stop_fd: int, result_fd: int) -> None:
+def _watch(ram_fd: int, offset: int, stopped: Stopped) -> bytes:
     page = mmap.PAGESIZE
     base = offset // page * page
     gaps: list[tuple[int, int]] = []
@@ -118,7 +100,7 @@ def _watch(ram_fd: int, offset: int, stop_fd: int, result_fd: int) -> None:
         value = _WORD.unpack_from(ram, at)[0]
         changed_ns: int | None = None
         shortest_kept_ns = 0
-        while not select.select([stop_fd], [], [], _POLL_INTERVAL_S)[0]:
+        while not stopped(_POLL_INTERVAL_S):
             now = _WORD.unpack_from(ram, at)[0]
             if now == value:
                 continue
@@ -128,4 +110,4 @@ def _watch(ram_fd: int, offset: int, stop_fd: int, result_fd: int) -> None:
                 if len(gaps) == _GAPS_KEPT:
                     shortest_kept_ns = gaps[-1][1] - gaps[-1][0]
             value, changed_ns = now, now_ns
-    os.write(result_fd, json.dumps([{"start_ns": start, "end_ns": end} for start, end in gaps]).encode())
+    return json.dumps([{"start_ns": start, "end_ns": end} for start, end in gaps]).encode()

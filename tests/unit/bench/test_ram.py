@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import time
+
 import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import Gap
-from ansible_collections.vmm.live_upgrade.tests.bench.ram import Stand, gap_across, gap_within
+from ansible_collections.vmm.live_upgrade.tests.bench.ram import RamTrace, Stand, gap_across, gap_within
+from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import COUNTER_OFFSET
+
+RAM_BYTES = 3 << 20
 
 # It counts, pauses from 20 to 50 at 3, counts on; from 60 to 100 the one who looked was not let run.
 KEPT = [Stand(0, 9, 1), Stand(10, 19, 2), Stand(20, 50, 3), Stand(51, 60, 4), Stand(100, 101, 5)]
@@ -44,3 +51,19 @@ def test_pause_outside_of_the_interval_is_another() -> None:
 )
 def test_copies_into_the_other_ram_do_not_end_the_pause(arrived_in: list[Stand], pause: Gap | None) -> None:
     assert gap_across(LEFT, arrived_in) == pause
+
+
+def test_every_value_of_the_counter_is_traced_and_traces_stop_in_any_order() -> None:
+    memory = os.memfd_create("memory-backend-memfd-test")
+    os.ftruncate(memory, RAM_BYTES)
+    first, second = RamTrace(os.getpid(), RAM_BYTES), RamTrace(os.getpid(), RAM_BYTES)
+    for value in range(1, 6):
+        os.pwrite(memory, value.to_bytes(8, "little"), COUNTER_OFFSET)
+        time.sleep(0.05)
+
+    traces = [first.stop(), second.stop()]
+
+    os.close(memory)
+    for seen in traces:
+        assert [stand.value for stand in seen][-5:] == [1, 2, 3, 4, 5]
+        assert all(before.last_ns < after.first_ns for before, after in itertools.pairwise(seen))
