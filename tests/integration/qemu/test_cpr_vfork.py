@@ -51,18 +51,6 @@ def test_fault_leaves_one_runner_or_none(fault: Fault, start: VmFactory, qemu_ne
     assert run_fault(fault, start, qemu_new).wrong == []
 
 
-def test_cancel_is_heard_while_the_child_gets_ready(vm: Vm, qemu_new: Path) -> None:
-    vm.begin(vm.command(qemu_new, *HANGS))
-    vm.monitor.wait_event({"CPR_VFORK"}, 30)
-
-    vm.monitor.execute("migrate_cancel")
-
-    info = vm.end()
-    assert (info["phase"], info["reason"]) == ("aborted", "it was cancelled")
-    await_that(lambda: vm.monitor.execute("query-migrate")["status"] == "cancelled")
-    vm.assert_runs_on()
-
-
 def test_rehearsal_loads_the_vm_and_takes_it_back(vm: Vm, qemu_new: Path) -> None:
     info = vm.hand_over(qemu_new, rehearse=True)
 
