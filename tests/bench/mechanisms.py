@@ -96,7 +96,7 @@ def cpr_exec(task: Task) -> HandedOver:
         try:
             stopped_us = monitor.wait_event({"STOP"}, 60).timestamp_us
             old_vcpus_ns = vcpus_ns(task.pid)
-        except (QmpDeadError, FileNotFoundError, AssertionError):
+        except (QmpDeadError, FileNotFoundError, ProcessLookupError, AssertionError):
             pass  # it was quicker than we are: what was read a moment earlier will do
     with _new_monitor(task) as new:
         _wait_running(new)
