@@ -40,6 +40,7 @@ lab-test:  ## the tests that need the lab
 	@$(RUN) lab
 
 bench-downtime: build-qemu  ## how long a guest stands still, mechanism by mechanism: ROUNDS=20
+	@$(PYTHON) tests/tools/builds.py --stock
 	@$(PYTHON) tests/bench/downtime.py $(ROUNDS)
 
 soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=200

@@ -72,12 +72,12 @@ class Verdict:
 def table(cells: Sequence[Cell]) -> str:
     """Return the table for the terminal."""
     lines = [
-        f"{'vCPU':>4} {'RAM MiB':>7}  {'mechanism':15} {'n':>3}  {'downtime ms':>15}  {'any stall ms':>15}  "
+        f"{'vCPU':>4} {'RAM MiB':>7}  {'mechanism':20} {'n':>3}  {'downtime ms':>15}  {'any stall ms':>15}  "
         f"{'total ms':>15}  {'extra memory MiB':>16}  {'CPU s':>15}"
     ]
     for cell in cells:
         lines.append(
-            f"{cell.vcpus:>4} {cell.ram_mib:>7}  {cell.mechanism:15} {len(cell.downtime_ms):>3}  "
+            f"{cell.vcpus:>4} {cell.ram_mib:>7}  {cell.mechanism:20} {len(cell.downtime_ms):>3}  "
             f"{_pair(cell.downtime_ms, 1)}  {_pair(cell.stall_ms, 1)}  {_pair(cell.total_ms, 0)}  "
             f"{_pair(cell.extra_memory_mib, 1):>16}  {_pair(cell.cpu_s, 3)}"
         )

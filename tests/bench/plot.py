@@ -13,11 +13,12 @@ from jinja2 import Environment
 
 from ansible_collections.vmm.live_upgrade.tests.bench.figures import Cell
 
-_LEFT, _RIGHT, _WIDTH = 130, 770, 900
+_LEFT, _RIGHT, _WIDTH = 160, 770, 900
 _TOP, _ROW, _HEADING = 44, 30, 34
 # Dots of like values lie beside each other instead of on one another.
 _LANES = (0, -6, 6, -3, 3)
 _COLOURS = {"vfork": "#1b6ca8", "cpr-transfer": "#2f8f5b", "cpr-exec": "#b8860b", "local-migration": "#b3423a"}
+_COLOUR_OF_OTHERS = "#808080"
 
 _TEMPLATE = Path(__file__).with_name("downtime.svg.j2")
 
@@ -82,7 +83,7 @@ def _row(cell: Cell, axis: Axis, y: int) -> dict[str, object]:
     median = statistics.median(cell.downtime_ms)
     return {
         "label": cell.mechanism,
-        "colour": _COLOURS[cell.mechanism],
+        "colour": _COLOURS.get(cell.mechanism, _COLOUR_OF_OTHERS),
         "y": y,
         "dots": [
             {"x": axis.x(value), "y": y + _LANES[number % len(_LANES)]} for number, value in enumerate(cell.downtime_ms)

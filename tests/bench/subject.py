@@ -9,7 +9,7 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import Gap
 from ansible_collections.vmm.live_upgrade.tests.bench import cost, ram
 from ansible_collections.vmm.live_upgrade.tests.bench.figures import Measured
-from ansible_collections.vmm.live_upgrade.tests.bench.mechanisms import MECHANISMS, HandedOver, Task
+from ansible_collections.vmm.live_upgrade.tests.bench.mechanisms import MECHANISMS, HandedOver, Task, cpr_transfer
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import (
     QemuFactory,
     firmware,
@@ -29,10 +29,12 @@ class Subject:
     def __init__(self, directory: Path, vcpus: int, ram_mib: int) -> None:
         """Start it. Side effect: its processes become children of ours."""
         cost.adopt_orphans(True)
-        self._builds = [qemu_binary("10.2"), qemu_binary("11.1")]
+        self._builds = {stock: [qemu_binary(series, stock) for series in ("10.2", "11.1")] for stock in (False, True)}
         self._directory = directory
-        self._hops = 0
-        self._factory = QemuFactory(directory, self._builds[0], working_accel(self._builds[0]))
+        self._stock = False
+        self._hops = self._version = 0
+        first = self._builds[False][0]
+        self._factory = QemuFactory(directory, first, working_accel(first))
         try:
             qemu = self._factory(
                 machine="pc-q35-10.2",
@@ -42,7 +44,7 @@ class Subject:
             )
             qemu.let_go_of_ram()
             qemu.process.returncode = 0  # who measures it reaps it
-            self._arguments = qemu.argv[1 + len(firmware(self._builds[0])) :]
+            self._arguments = qemu.argv[1 + len(firmware(first)) :]
             self._pid, self._monitor_path, self._ram_bytes = qemu.pid, qemu.qmp_path, qemu.memory_bytes
             ram.fill(self._pid, self._ram_bytes)
             ram.wait_counting(self._pid, self._ram_bytes)
@@ -51,7 +53,15 @@ class Subject:
             raise
 
     def move(self, mechanism: str) -> Measured:
-        """Move the VM to the other build by ``mechanism``."""
+        """Move the VM to the other version by ``mechanism``.
+
+        Where that goes between two stock QEMUs or between two of ours, the VM is first brought to such a one of its version.
+        """
+        way = MECHANISMS[mechanism]
+        if way.stock != self._stock:
+            self._stock = way.stock
+            self._bring()
+        self._version = 1 - self._version
         task = self._next_task()
         old_pid = self._pid
         memory_mib = cost.memory_mib([old_pid])
@@ -59,7 +69,7 @@ class Subject:
         used_ns = cost.overhead_ns(old_pid)
 
         began_ns = time.time_ns()
-        handed_over = MECHANISMS[mechanism](task)
+        handed_over = way.move(task)
         ended_ns = time.time_ns()
 
         self._pid, self._monitor_path = handed_over.pid, task.new_monitor_path
@@ -82,9 +92,17 @@ class Subject:
         self._factory.close()
         cost.adopt_orphans(False)
 
+    def _bring(self) -> None:
+        """Bring the VM to the QEMU that is said, by what all of them have; nothing is measured."""
+        task = self._next_task()
+        handed_over = cpr_transfer(task)
+        self._pid, self._monitor_path = handed_over.pid, task.new_monitor_path
+        handed_over.release()
+        ram.wait_counting(self._pid, self._ram_bytes)
+
     def _next_task(self) -> Task:
         self._hops += 1
-        binary = self._builds[self._hops % 2]
+        binary = self._builds[self._stock][self._version]
         new_monitor_path = str(self._directory / f"qmp{self._hops}.sock")
         rest = list(self._arguments)
         rest[rest.index("-qmp") + 1] = f"unix:{new_monitor_path},server=on,wait=off"

@@ -283,17 +283,19 @@ class QemuFactory:
             _kill(pid)
 
 
-def qemu_binary(series: str) -> Path:
+def qemu_binary(series: str, stock: bool = False) -> Path:
     """Return a QEMU of ``series`` ("10.2"): what ``VMM_TEST_QEMU_10_2`` names, else the artifact built last.
 
-    Artifacts are looked for in the cache, and unpacked there once. Raises ``AssertionError`` when there is none.
+    ``stock``: one without our patches, ``VMM_STOCK_QEMU_10_2`` or the stock artifact built last. Artifacts are looked for
+    in the cache, and unpacked there once. Raises ``AssertionError`` when there is none.
     """
-    variable = f"VMM_TEST_QEMU_{series.replace('.', '_')}"
+    variable = f"VMM_{'STOCK' if stock else 'TEST'}_QEMU_{series.replace('.', '_')}"
     if os.environ.get(variable):
         return Path(os.environ[variable]).resolve()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vmm-live-upgrade"
-    artifacts = sorted((cache / "artifacts").glob(f"qemu-{series}.*.tar.gz"), key=lambda path: path.stat().st_mtime)
-    assert artifacts, f"no QEMU {series}: build it (playbooks/build.yml), or name a binary in {variable}"
+    built = cache / ("stock-artifacts" if stock else "artifacts")
+    artifacts = sorted(built.glob(f"qemu-{series}.*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    assert artifacts, f"no QEMU {series} in {built}: have tests/tools/builds.py build it, or name one in {variable}"
     return _unpacked(artifacts[-1], cache / "test-builds") / "bin" / "qemu-system-x86_64"
 
 

@@ -13,6 +13,7 @@ VENV_NEXT = ROOT / ".venv-next"
 TREE = BUILD / "tree"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmm-live-upgrade"
 ARTIFACTS = CACHE / "artifacts"
+STOCK_ARTIFACTS = CACHE / "stock-artifacts"
 LAB = ROOT / "tests" / "lab" / "lab.py"
 
 # The QEMU that VMs start on, and the one they are moved to, which also emulates the lab's hosts.

@@ -34,13 +34,15 @@ class ConnectedClients:
     def give(self, monitor: Callable[[], QmpClient]) -> list[str]:
         """Give every connection to the process behind ``monitor()``; return what went wrong, for warnings.
 
-        The process that had them must have ended: two would both read from them.
+        A QEMU that came by ``vfork`` has them already. The process that had them must have ended: two would both read from them.
         """
         if not self._held:
             return []
         try:
             with monitor() as target:
-                return [warning for chardev, sock in self._held for warning in _add(target, chardev, sock)]
+                without = _without_client(target)
+                wanted = [(chardev, sock) for chardev, sock in self._held if chardev in without]
+                return [warning for chardev, sock in wanted for warning in _add(target, chardev, sock)]
         except QmpError as exc:
             return [f"clients of character devices are cut off: {exc}"]
 
@@ -87,6 +89,12 @@ def _own_address(sock: socket.socket) -> str | None:
         path = name if isinstance(name, str) else "@" + os.fsdecode(name[1:])
         return path or None
     return f"tcp:{name[1]}" if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+def _without_client(target: QmpClient) -> set[str]:
+    """Return the character devices of a process that nobody is connected to."""
+    devices = target.execute("query-chardev")
+    return {str(device["label"]) for device in devices if str(device["filename"]).startswith("disconnected:")}
 
 
 def _add(target: QmpClient, chardev: str, sock: socket.socket) -> list[str]:

@@ -39,7 +39,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.last_words import LastWords
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
 
-_ENDS = ("running", "aborted", "lost")
+_ENDS = ("running", "aborted", "lost", "stranded")
 _POLL_S = 0.1
 _REHEARSED = "it was a rehearsal"
 
@@ -234,12 +234,14 @@ class CprVfork:
     def _conclude(self, info: dict[str, Any]) -> Committed:
         if info["phase"] == "running":
             times = {entry["phase"]: entry["time"] for entry in info["times"]}
-            if "running" not in times:  # QEMU has waited for it, and cannot take the guest back
+            if "running" not in times:  # a build that has no "stranded" yet
                 raise GuestStranded(f"the new process {info['child-pid']} has taken the guest and has not started it")
             pause_us = times["running"] - times.get("stopped", 0)
             return Committed(int(info["child-pid"]), self._stop_us, self._stop_us + pause_us)
         if info["phase"] == "lost":
             raise GuestLost(str(info["reason"]))
+        if info["phase"] == "stranded":
+            raise GuestStranded(f"process {info['child-pid']}: {info['reason']}")
         self._undo_settings()
         self._require_running()
         raise TakenBack(str(self._trouble or self._in_words(str(info["reason"]))))

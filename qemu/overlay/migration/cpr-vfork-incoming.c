@@ -34,10 +34,11 @@
 #endif
 
 /* 4 KiB pages take about 20 ms per GiB; what is left is faulted in on use */
-#define POPULATE_LIMIT_MS   50
+#define POPULATE_LIMIT_MS   15
 #define POPULATE_STEP       (64 * MiB)
 
 static int main_fd = -1, ctl_fd = -1;
+static char *clients;
 static CprVforkPage *page;
 
 static void G_NORETURN cpr_vfork_give_up(const char *why)
@@ -101,6 +102,8 @@ QEMUFile *cpr_vfork_input(Error **errp)
     cpr_vfork_end_with_old(true);
     cpr_vfork_inherit_listeners(g_getenv(CPR_VFORK_LISTENERS_ENV));
     g_unsetenv(CPR_VFORK_LISTENERS_ENV);
+    clients = g_strdup(g_getenv(CPR_VFORK_CLIENTS_ENV));
+    g_unsetenv(CPR_VFORK_CLIENTS_ENV);
     qemu_set_cloexec(state_fd);
     qemu_set_cloexec(main_fd);
     qemu_set_cloexec(ctl_fd);
@@ -152,6 +155,8 @@ void cpr_vfork_incoming_ready(void)
     int64_t until_ms;
 
     cpr_vfork_close_listeners();
+    cpr_vfork_add_clients(clients);
+    g_clear_pointer(&clients, g_free);
     qmp_migrate_incoming(uri, false, NULL, true, true, &error_fatal);
     until_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POPULATE_LIMIT_MS;
     qemu_ram_foreach_block(cpr_vfork_populate, &until_ms);
@@ -188,6 +193,7 @@ void cpr_vfork_incoming_loaded(void)
     if (!cpr_vfork_pass(page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_NEW)) {
         cpr_vfork_give_up("the old QEMU keeps the guest");
     }
+    cpr_vfork_hear_clients(true);
     cpr_vfork_fault("taken");
 }
 

@@ -14,15 +14,12 @@
 #include "qemu/osdep.h"
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include "qemu/config-file.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/memfd.h"
 #include "qemu/option.h"
 #include "qemu/sockets.h"
-#include "qemu/thread.h"
 #include "qemu/units.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
@@ -41,16 +38,11 @@
 #include "qemu-file.h"
 #include "trace.h"
 
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC (1U << 2)
-#endif
-
 #define STATE_BUFFER_BYTES  (4 * MiB)
 /* New QEMU has all it needs to start the vCPUs: it is a matter of ms. */
 #define RUNNING_TIMEOUT_MS  10000
-/* The channels are closed within an exit; this is for what comes before. */
-#define EXIT_GRACE_MS       50
-#define NEVER               INT64_MAX
+/* A commit at the last moment of the pause budget is given so long. */
+#define TAKE_TIMEOUT_MIN_MS 50
 
 /* How hand-overs are made; changed by cpr-vfork-set */
 static struct {
@@ -60,7 +52,7 @@ static struct {
     intList *fds;
 } set = { .pause_budget_ms = 1000, .prepare_timeout_ms = 60000 };
 
-/* The present or last hand-over.  BQL, except for what @lock protects. */
+/* The present or last hand-over.  Protected by the BQL. */
 static struct {
     bool begun;             /* its end was not told yet */
     bool active;            /* the child is ours: neither reaped nor let go */
@@ -70,13 +62,7 @@ static struct {
     pid_t pid;
     int state_fd, page_fd, main_fd, ctl_fd;
     CprVforkPage *page;
-    uint32_t limit_ms;      /* what the deadline was made of, for messages */
-
-    QemuThread watchdog;
-    QemuMutex lock;         /* the rest */
-    QemuCond cond;
-    int64_t deadline_ms;    /* QEMU_CLOCK_REALTIME */
-    bool stop, fired;
+    int64_t pause_until_ms; /* QEMU_CLOCK_REALTIME */
 } old = { .state_fd = -1, .page_fd = -1, .main_fd = -1, .ctl_fd = -1 };
 
 static void cpr_vfork_tell(void)
@@ -92,173 +78,7 @@ static void cpr_vfork_enter(CprVforkPhase phase)
 }
 
 /************************************************************************/
-/* Deadlines */
-
-/*
- * A child that hangs may block us in a write to the main channel with the
- * BQL held, so that a timer of the main loop would be of no use.
- */
-static void *cpr_vfork_watchdog(void *opaque)
-{
-    QEMU_LOCK_GUARD(&old.lock);
-    while (!old.stop) {
-        int64_t left_ms;
-
-        if (old.deadline_ms == NEVER) {
-            qemu_cond_wait(&old.cond, &old.lock);
-            continue;
-        }
-        left_ms = old.deadline_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-        if (left_ms <= 0) {
-            old.fired = true;
-            /* No other process can have the pid: it is reaped after our end */
-            kill(old.pid, SIGKILL);
-            break;
-        }
-        qemu_cond_timedwait(&old.cond, &old.lock, left_ms);
-    }
-    return NULL;
-}
-
-static void cpr_vfork_set_deadline(uint32_t limit_ms)
-{
-    QEMU_LOCK_GUARD(&old.lock);
-    old.limit_ms = limit_ms;
-    old.deadline_ms = limit_ms ?
-                      qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + limit_ms : NEVER;
-    qemu_cond_signal(&old.cond);
-}
-
-static void cpr_vfork_start_watchdog(void)
-{
-    old.stop = old.fired = false;
-    old.deadline_ms = NEVER;
-    qemu_mutex_init(&old.lock);
-    qemu_cond_init(&old.cond);
-    qemu_thread_create(&old.watchdog, "mig/vfork", cpr_vfork_watchdog, NULL,
-                       QEMU_THREAD_JOINABLE);
-}
-
-static void cpr_vfork_end_watchdog(void)
-{
-    WITH_QEMU_LOCK_GUARD(&old.lock) {
-        old.stop = true;
-        qemu_cond_signal(&old.cond);
-    }
-    qemu_thread_join(&old.watchdog);
-    qemu_cond_destroy(&old.cond);
-    qemu_mutex_destroy(&old.lock);
-}
-
-/************************************************************************/
-/* The child */
-
-static bool cpr_vfork_keep_fd(int fd)
-{
-    int flags = fcntl(fd, F_GETFD);
-
-    return flags >= 0 && fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC) == 0;
-}
-
-/*
- * Runs in the child, which shares our memory until it executes: nothing but
- * async-signal-safe calls, and no change to what we would see.  The descriptor
- * table is its own.
- */
-static void G_NORETURN cpr_vfork_exec(char **argv, char **envp,
-                                      const int *fds, size_t n_fds,
-                                      /* volatile: read by the parent */
-                                      volatile int *error)
-{
-    struct sigaction action;
-    sigset_t none;
-    bool ok;
-
-    for (int sig = 1; sig < NSIG; sig++) {
-        if (!sigaction(sig, NULL, &action) && action.sa_handler != SIG_IGN) {
-            action.sa_handler = SIG_DFL;
-            action.sa_flags = 0;
-            sigaction(sig, &action, NULL);
-        }
-    }
-    /* Since Linux 5.11; without it, what QEMU marked itself has to do */
-    syscall(__NR_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
-    ok = cpr_walk_fd(cpr_vfork_keep_fd);
-    for (size_t i = 0; ok && i < n_fds; i++) {
-        ok = cpr_vfork_keep_fd(fds[i]);
-    }
-    if (ok) {
-        sigemptyset(&none);
-        pthread_sigmask(SIG_SETMASK, &none, NULL);
-        execve(argv[0], argv, envp);
-    }
-    *error = errno;
-    _exit(127);
-}
-
-static pid_t cpr_vfork_spawn(char **argv, char **envp, const int *fds,
-                             size_t n_fds, Error **errp)
-{
-    volatile int error = 0;     /* volatile: written by the child */
-    sigset_t all, before;
-    pid_t pid;
-
-    /* No handler of ours may run in the child */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pid = vfork();
-    if (pid == 0) {
-        cpr_vfork_exec(argv, envp, fds, n_fds, &error);
-    }
-    if (pid < 0) {
-        error = errno;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-
-    if (error) {
-        if (pid > 0) {
-            waitpid(pid, NULL, 0);
-        }
-        error_setg_errno(errp, error, "cpr-vfork: cannot execute %s", argv[0]);
-        return -1;
-    }
-    return pid;
-}
-
-/* End the child, know that it is gone, and say how it ended. */
-static char *cpr_vfork_reap(void)
-{
-    struct pollfd ctl = { .fd = old.ctl_fd };
-    bool fired;
-    int status;
-
-    cpr_vfork_end_watchdog();
-    fired = old.fired;
-    if (!fired && !old.reason) {
-        /* It may be about to exit, with a status that tells more */
-        RETRY_ON_EINTR(poll(&ctl, 1, EXIT_GRACE_MS));
-    }
-    kill(old.pid, SIGKILL);
-    while (waitpid(old.pid, &status, 0) < 0 && errno == EINTR) {
-        continue;
-    }
-    old.active = false;
-
-    if (fired && old.phase < CPR_VFORK_PHASE_READY) {
-        return g_strdup_printf("the new QEMU was not ready within %" PRIu32
-                               " ms", old.limit_ms);
-    }
-    if (fired) {
-        return g_strdup_printf("the pause exceeded its budget of %" PRIu32
-                               " ms", old.limit_ms);
-    }
-    if (WIFEXITED(status)) {
-        return g_strdup_printf("the new QEMU exited with status %d",
-                               WEXITSTATUS(status));
-    }
-    return g_strdup_printf("the new QEMU was killed by signal %d",
-                           WTERMSIG(status));
-}
+/* The end */
 
 static void cpr_vfork_close_fds(void)
 {
@@ -275,6 +95,16 @@ static void cpr_vfork_close_fds(void)
     }
 }
 
+static char *cpr_vfork_overdue(void)
+{
+    if (old.phase < CPR_VFORK_PHASE_READY) {
+        return g_strdup_printf("the new QEMU was not ready within %" PRIu32
+                               " ms", set.prepare_timeout_ms);
+    }
+    return g_strdup_printf("the pause exceeded its budget of %" PRIu32 " ms",
+                           set.pause_budget_ms);
+}
+
 /* Before the guest runs on here, after any failure.  Idempotent. */
 void cpr_vfork_abort(void)
 {
@@ -283,11 +113,13 @@ void cpr_vfork_abort(void)
     if (!old.active || old.committed) {
         return;
     }
-    how = cpr_vfork_reap();
+    how = cpr_vfork_child_end(old.reason ? -1 : old.ctl_fd);
+    old.active = false;
     if (!old.reason) {
-        old.reason = g_steal_pointer(&how);
+        old.reason = how ? g_steal_pointer(&how) : cpr_vfork_overdue();
     }
     cpr_vfork_close_fds();
+    cpr_vfork_hear_clients(true);
     old.phase = CPR_VFORK_PHASE_ABORTED;
     cpr_vfork_mark(old.page, CPR_VFORK_PHASE_ABORTED);
 }
@@ -298,7 +130,7 @@ void cpr_vfork_source_destroy(void)
     cpr_vfork_abort();
     if (old.active) {
         /* It is the VM now, or nobody is */
-        cpr_vfork_end_watchdog();
+        cpr_vfork_child_release();
         cpr_vfork_close_fds();
         old.active = false;
     }
@@ -321,7 +153,7 @@ void cpr_vfork_cancel(void)
         if (!old.reason) {
             old.reason = g_strdup("it was cancelled");
         }
-        kill(old.pid, SIGKILL);
+        cpr_vfork_child_kill();
     }
 }
 
@@ -333,7 +165,8 @@ bool cpr_vfork_is_committed(void)
 static void cpr_vfork_exit(int status)
 {
     fflush(NULL);
-    _exit(old.phase == CPR_VFORK_PHASE_LOST ? EXIT_FAILURE : status);
+    _exit(old.phase == CPR_VFORK_PHASE_LOST ||
+          old.phase == CPR_VFORK_PHASE_STRANDED ? EXIT_FAILURE : status);
 }
 
 static bool cpr_vfork_is_given(void)
@@ -442,7 +275,7 @@ static void cpr_vfork_ctl_read(void *opaque)
         cpr_vfork_connect_failed(s, err);
         return;
     }
-    cpr_vfork_set_deadline(0);
+    cpr_vfork_child_limit(0);
     cpr_vfork_enter(CPR_VFORK_PHASE_READY);
 
     ioc = qio_channel_new_fd(old.main_fd, &err);
@@ -483,7 +316,8 @@ static bool cpr_vfork_make_channels(int *main_new, int *ctl_new, Error **errp)
 
 /* Descriptors for new QEMU besides those of the CPR state */
 static GArray *cpr_vfork_inherited(int main_new, int ctl_new,
-                                   const GArray *listeners)
+                                   const GArray *listeners,
+                                   const GArray *clients)
 {
     GArray *fds = g_array_new(false, false, sizeof(int));
     int own[] = { old.state_fd, main_new, ctl_new, old.page_fd };
@@ -491,6 +325,7 @@ static GArray *cpr_vfork_inherited(int main_new, int ctl_new,
 
     g_array_append_vals(fds, own, ARRAY_SIZE(own));
     g_array_append_vals(fds, listeners->data, listeners->len);
+    g_array_append_vals(fds, clients->data, clients->len);
     if (pidfile_fd >= 0) {
         g_array_append_val(fds, pidfile_fd);
     }
@@ -518,6 +353,9 @@ void cpr_vfork_start(MigrationState *s, Error **errp)
     g_auto(GStrv) envp = g_get_environ();
     g_autoptr(GArray) listeners = cpr_vfork_listeners(set.fds);
     g_autofree char *list = cpr_vfork_list(listeners);
+    g_autoptr(GArray) client_fds = g_array_new(false, false, sizeof(int));
+    g_autoptr(GString) client_list = g_string_new(NULL);
+    CprVforkClients clients = { client_fds, client_list };
     g_autofree char *value = NULL;
     g_autoptr(GArray) fds = NULL;
     int main_new, ctl_new;
@@ -538,9 +376,11 @@ void cpr_vfork_start(MigrationState *s, Error **errp)
                             old.page_fd, cpr_vfork_pidfile_fd());
     envp = g_environ_setenv(envp, CPR_VFORK_ENV, value, true);
     envp = g_environ_setenv(envp, CPR_VFORK_LISTENERS_ENV, list, true);
-    fds = cpr_vfork_inherited(main_new, ctl_new, listeners);
-    old.pid = cpr_vfork_spawn(argv, envp, (const int *)fds->data, fds->len,
-                              errp);
+    cpr_vfork_list_clients(&clients);
+    envp = g_environ_setenv(envp, CPR_VFORK_CLIENTS_ENV, client_list->str,
+                            true);
+    fds = cpr_vfork_inherited(main_new, ctl_new, listeners, client_fds);
+    old.pid = cpr_vfork_child_start(argv, envp, fds, errp);
     close(main_new);
     close(ctl_new);
     if (old.pid < 0) {
@@ -548,9 +388,8 @@ void cpr_vfork_start(MigrationState *s, Error **errp)
         return;
     }
     old.begun = old.active = true;
-    cpr_vfork_start_watchdog();
     cpr_vfork_enter(CPR_VFORK_PHASE_SPAWNED);
-    cpr_vfork_set_deadline(set.prepare_timeout_ms);
+    cpr_vfork_child_limit(set.prepare_timeout_ms);
     qemu_set_fd_handler(old.ctl_fd, cpr_vfork_ctl_read, NULL, NULL);
 }
 
@@ -561,7 +400,10 @@ void cpr_vfork_pause_begins(void)
 {
     cpr_vfork_mark(old.page, CPR_VFORK_PHASE_STOPPED);
     old.phase = CPR_VFORK_PHASE_STOPPED;
-    cpr_vfork_set_deadline(set.pause_budget_ms);
+    cpr_vfork_hear_clients(false);
+    old.pause_until_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                         set.pause_budget_ms;
+    cpr_vfork_child_limit(set.pause_budget_ms);
 }
 
 typedef enum { SAID, ENDED, SILENT } Heard;
@@ -592,16 +434,11 @@ static bool cpr_vfork_commit(MigrationState *s, Error **errp)
         error_setg(errp, "cpr-vfork: %s", old.reason);
         return false;
     }
-    WITH_QEMU_LOCK_GUARD(&old.lock) {
-        if (!old.fired) {
-            /* The watchdog may not kill the owner of the guest */
-            old.deadline_ms = NEVER;
-            old.committed = true;
-        }
-    }
+    /* The owner of the guest may not be killed */
+    old.committed = cpr_vfork_child_spare();
     if (!old.committed) {
-        error_setg(errp, "cpr-vfork: the pause exceeded its budget of %" PRIu32
-                   " ms", old.limit_ms);
+        old.reason = cpr_vfork_overdue();
+        error_setg(errp, "cpr-vfork: %s", old.reason);
         return false;
     }
     cpr_vfork_guard_exit();
@@ -615,32 +452,47 @@ static bool cpr_vfork_commit(MigrationState *s, Error **errp)
     return true;
 }
 
-/* After the commit: did new QEMU start the guest?  Decided by the token. */
+/*
+ * After the commit: did new QEMU start the guest?  Decided by the token.  As
+ * long as nobody has taken it, the pause budget holds.
+ */
 static bool cpr_vfork_confirm(Error **errp)
 {
+    int64_t left_ms = old.pause_until_ms -
+                      qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     char message = 0;
-    Heard heard = cpr_vfork_hear(&message, RUNNING_TIMEOUT_MS);
+    Heard heard = cpr_vfork_hear(&message, MAX(left_ms, TAKE_TIMEOUT_MIN_MS));
 
-    if (heard == SAID && message == CPR_VFORK_MSG_RUNNING) {
-        old.phase = CPR_VFORK_PHASE_RUNNING;
-        return true;
-    }
-    if (cpr_vfork_pass(old.page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_OLD)) {
+    if ((heard != SAID || message != CPR_VFORK_MSG_RUNNING) &&
+        cpr_vfork_pass(old.page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_OLD)) {
         /* It never took it, and cannot any more */
+        bql_lock();
         old.committed = false;
-        error_setg(errp, "cpr-vfork: the new QEMU did not take the guest");
+        if (heard != ENDED) {
+            old.reason = g_strdup("the new QEMU did not take the guest");
+        }
+        cpr_vfork_abort();
+        error_setg(errp, "cpr-vfork: %s", old.reason);
+        bql_unlock();
         return false;
     }
-    old.phase = CPR_VFORK_PHASE_RUNNING;
+    if (heard == SILENT) {
+        heard = cpr_vfork_hear(&message, RUNNING_TIMEOUT_MS);
+    }
     if (heard == ENDED) {
         /* An owner closes the channel by its end only, before it has spoken */
-        while (waitpid(old.pid, NULL, 0) < 0 && errno == EINTR) {
-            continue;
-        }
+        cpr_vfork_child_wait();
         old.phase = CPR_VFORK_PHASE_LOST;
         old.reason = g_strdup("the new QEMU ended after it had taken the "
                               "guest");
         error_report("cpr-vfork: %s", old.reason);
+    } else if (heard == SILENT) {
+        old.phase = CPR_VFORK_PHASE_STRANDED;
+        old.reason = g_strdup("the new QEMU has taken the guest, and does not "
+                              "say that it runs it");
+        error_report("cpr-vfork: %s", old.reason);
+    } else {
+        old.phase = CPR_VFORK_PHASE_RUNNING;
     }
     return true;
 }

@@ -110,12 +110,14 @@ def _judge(fault: Fault, vm: Vm, info: dict[str, Any] | None, runner: str) -> li
     if runner not in fault.runner:
         wrong.append(f"{runner} runs the guest, not {' or '.join(fault.runner)}")
     if info:
-        owner = {"aborted": "old", "lost": "new", "running": "new"}[info["phase"]]
+        owner = "old" if info["phase"] == "aborted" else "new"
         if info["phase"] not in fault.phase_after or info["owner"] != owner:
             wrong.append(f"the old QEMU says {info['phase']}, owner {info['owner']}")
         if not re.search(fault.reason, str(info.get("reason", ""))):
             wrong.append(f"the reason is not {fault.reason!r}")
-        reached = [entry["phase"] for entry in info["times"] if entry["phase"] not in ("aborted", "lost")][-1]
+        reached = [entry["phase"] for entry in info["times"] if entry["phase"] not in ("aborted", "lost", "stranded")][
+            -1
+        ]
         # Both work at a time: the child reads while the old QEMU still sends, and goes on while what it said is heard.
         possible = {"stopped": ("stopped", "saved"), "saved": ("saved", "loaded")}.get(fault.phase, (fault.phase,))
         if info["phase"] == "aborted" and reached not in possible:

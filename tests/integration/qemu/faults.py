@@ -23,6 +23,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import
 _F_OFD_SETLK = 37
 _LIMITS = {"prepare-timeout": 1000, "pause-budget": 400}
 _ROOMY = {"pause-budget": 20000}
+_SHORT = {"pause-budget": 2000}
 _STOP_S = 30.0
 
 # Does the fault with a VM and the new binary. Returns what the old QEMU says of it at the end; None when it was killed.
@@ -72,7 +73,7 @@ def _child_sleeps_at(point: str) -> Injection:
     """The child stops itself there for longer than the old QEMU waits, and then goes on."""
 
     def inject(vm: Vm, binary: Path) -> dict[str, Any]:
-        info = vm.hand_over(binary, "-global", f"{FAULT}={point}:stop", **_ROOMY)
+        info = vm.hand_over(binary, "-global", f"{FAULT}={point}:stop", **_SHORT)
         os.kill(info["child-pid"], signal.SIGCONT)
         return info
 
@@ -193,7 +194,8 @@ FAULTS = [
     _taken_back("loaded:stop", "saved", "the pause exceeded its budget of 400 ms"),
     _taken_back("committed:exit", "committed", "exited with status 3"),
     _taken_back("committed:kill", "committed", "killed by signal 9"),
-    _taken_back("committed:stop", "committed", "killed by signal 9"),
+    _taken_back("committed:stop", "committed", "did not take the guest"),
+    _taken_back("committed:hang", "committed", "did not take the guest"),
     # Who is first takes the token: the old QEMU, which does not know what to think of it, or the new one.
     Fault(
         "child committed:garbage",
@@ -202,7 +204,7 @@ FAULTS = [
         _child_does("committed:garbage", _ROOMY),
         ("aborted", "running"),
     ),
-    Fault("child taken:stop, woken later", "committed", ("new",), _child_sleeps_at("taken"), ("running",)),
+    Fault("child taken:stop, woken later", "committed", ("new",), _child_sleeps_at("taken"), ("stranded",)),
     _lost("taken:exit", "committed"),
     _lost("taken:kill", "committed"),
     _lost("running:exit", "running"),

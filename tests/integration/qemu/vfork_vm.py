@@ -16,7 +16,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import Lo
 MACHINE = "pc-q35-10.2"
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
 FAULT = "migration.x-cpr-vfork-fault"
-ENDS = {"running", "aborted", "lost"}
+ENDS = {"running", "aborted", "lost", "stranded"}
 # For the command of the new process: it gets as far as it can before the pause, and no further.
 HANGS = ("-global", f"{FAULT}=ready:hang")
 

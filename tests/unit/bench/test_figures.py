@@ -80,9 +80,10 @@ def test_one_round_with_much_memory_misses_it() -> None:
 
 
 def test_each_mechanism_comes_first_in_turn_and_goes_both_ways() -> None:
-    orders = [order(number) for number in range(4)]
+    names = order(0)
+    moves = [name for number in range(2 * len(names)) for name in order(number)]
 
-    assert {names[0] for names in orders} == set(orders[0])
-    for name in orders[0]:
-        directions = [names.index(name) % 2 for names in orders]
-        assert sorted(directions) == [0, 0, 1, 1], f"{name} goes {directions}"
+    assert {order(number)[0] for number in range(len(names))} == set(names)
+    for name in names:
+        up = [number % 2 == 0 for number, moved in enumerate(moves) if moved == name]
+        assert sum(up) == len(up) / 2, f"{name} goes {up}"

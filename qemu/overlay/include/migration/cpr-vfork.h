@@ -34,6 +34,16 @@ void cpr_vfork_source_destroy(void);
 void cpr_vfork_tell_end(void);
 void cpr_vfork_leave(int status);
 
+/* The child; see migration/cpr-vfork-child.c */
+pid_t cpr_vfork_child_start(char **argv, char **envp, const GArray *fds,
+                            Error **errp);
+void cpr_vfork_child_limit(uint32_t limit_ms);
+bool cpr_vfork_child_spare(void);
+void cpr_vfork_child_release(void);
+void cpr_vfork_child_kill(void);
+int cpr_vfork_child_wait(void);
+char *cpr_vfork_child_end(int ctl_fd);
+
 /* Either: misbehave here when the property x-cpr-vfork-fault says so */
 void cpr_vfork_fault(const char *point);
 
@@ -60,12 +70,23 @@ GArray *cpr_vfork_listeners(const intList *given);
 void cpr_vfork_inherit_listeners(const char *list);
 void cpr_vfork_close_listeners(void);
 
+/* Connected clients; see migration/cpr-vfork-clients.c */
+typedef struct CprVforkClients {
+    GArray *fds;
+    GString *list;
+} CprVforkClients;
+
+void cpr_vfork_list_clients(CprVforkClients *clients);
+void cpr_vfork_hear_clients(bool hear);
+void cpr_vfork_add_clients(const char *list);
+
 /* The human monitor */
 void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info);
 
 /* Environment variable with which the old QEMU tells the new one */
 #define CPR_VFORK_ENV "QEMU_CPR_VFORK"
 #define CPR_VFORK_LISTENERS_ENV "QEMU_CPR_VFORK_LISTENERS"
+#define CPR_VFORK_CLIENTS_ENV "QEMU_CPR_VFORK_CLIENTS"
 #define CPR_VFORK_STATE "QEMU_CPR_VFORK_STATE"
 
 /* Messages on the control channel, one byte each */
