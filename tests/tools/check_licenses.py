@@ -14,10 +14,13 @@ from tracked import tracked_files
 TAG = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+-]+)")
 LOOKED_AT_BYTES = 4096
 
-# What becomes part of QEMU, or of a guest beside the kernel, has the license usual there; all else the collection's.
+# What becomes part of QEMU or of the kernel, or of a guest beside the kernel, has the license usual there; all else the
+# collection's.
 REQUIRED = {
+    "kmod": "GPL-2.0-only",
     "qemu": "GPL-2.0-or-later",
     "tests/integration/lab/crash_on_load": "GPL-2.0-or-later",
+    "tests/kmod/guest": "GPL-2.0-or-later",
     "tests/lab/guest": "GPL-2.0-or-later",
 }
 DEFAULT = "GPL-3.0-or-later"
