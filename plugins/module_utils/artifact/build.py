@@ -10,7 +10,6 @@ give the same id. PRIVATE to the collection.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
 import json
 import os
@@ -19,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import Manifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.pack import finished, pack
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.sbom import write_sbom
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source import (
     Candidate,
@@ -159,14 +158,7 @@ class Builder:
     def finished(self, plan: BuildPlan) -> Path | None:
         """Return the artifact of ``plan`` when it exists and has the digest that was noted when it was made."""
         artifact = self._dest / plan.artifact_name
-        sidecar = _sidecar(artifact)
-        if not artifact.exists() or not sidecar.exists():
-            return None
-        if sidecar.read_text().split()[0] != sha256_of(artifact):
-            raise BuildError(
-                f"{artifact} does not have the digest noted in {sidecar.name}: it was changed; delete both"
-            )
-        return artifact
+        return artifact if finished(artifact) else None
 
     def build(self, plan: BuildPlan) -> Path:
         """Build ``plan`` and return its artifact. On failure the log is kept. Raises ``LiveUpgradeError``.
@@ -277,17 +269,8 @@ class Builder:
         return types
 
     def _pack(self, plan: BuildPlan, prefix: Path) -> Path:
-        """Write the archive so that the same prefix gives the same bytes, and its digest beside it; both atomically."""
-        self._dest.mkdir(parents=True, exist_ok=True)
         artifact = self._dest / plan.artifact_name
-        temporary = artifact.with_suffix(".new")
-        with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-            with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for path in sorted(prefix.rglob("*")):
-                    archive.add(path, str(path.relative_to(prefix)), recursive=False, filter=_anonymous)
-        sidecar = _sidecar(artifact)
-        sidecar.write_text(f"{sha256_of(temporary)}  {artifact.name}\n")
-        os.replace(temporary, artifact)
+        pack(prefix, artifact)
         self._say(f"artifact {artifact}, {artifact.stat().st_size >> 20} MiB")
         return artifact
 
@@ -410,18 +393,6 @@ def _supply_missing_blobs(tree: Path) -> None:
 def _environment(work: Path) -> dict[str, str]:
     """Environment of the build: ccache is told to see through the name of the directory."""
     return {**os.environ, "LC_ALL": "C", "CCACHE_BASEDIR": str(work), "CCACHE_NOHASHDIR": "1"}
-
-
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    member.mtime = 0
-    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-    return member
-
-
-def _sidecar(artifact: Path) -> Path:
-    return artifact.with_name(f"{artifact.name}.sha256")
 
 
 def _complaint(log: Path) -> str:

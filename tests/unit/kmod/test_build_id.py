@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What makes another build of a core, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodPlan, KmodSpec
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kbuild import Kbuild
+
+Plan = Callable[..., KmodPlan]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    for name, text in {
+        "linux-source-6.12.tar.xz": "source",
+        "patches/series": "0001-one.patch\n",
+        "patches/0001-one.patch": "patch",
+        "overlay/files": "core.c\n",
+        "overlay/core.c": "code",
+        "thin/kvm_thin.h": "#define KVM_THIN_ABI\t\t3\n",
+        "thin/uret.c": "code",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def plan(sources: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setattr(Kbuild, "check", lambda self: None)
+    monkeypatch.setattr(Kbuild, "identity", lambda self: {"release": self.release, "compiler": "gcc 14"})
+    spec = KmodSpec(
+        series="6.12",
+        release="6.12.1-amd64",
+        source=sources / "linux-source-6.12.tar.xz",
+        patches=sources / "patches",
+        overlay=sources / "overlay",
+        thin=sources / "thin",
+        jobs=1,
+    )
+    builder = KmodBuilder(sources, sources / "work", sources / "dest", print)
+    return lambda **changes: builder.plan(replace(spec, **changes))
+
+
+@pytest.mark.parametrize(
+    "changed", ["linux-source-6.12.tar.xz", "patches/0001-one.patch", "overlay/core.c", "thin/kvm_thin.h"]
+)
+def test_each_input_makes_another_core(plan: Plan, sources: Path, changed: str) -> None:
+    before = plan()
+    (sources / changed).write_text((sources / changed).read_text() + "// more\n")
+    assert plan().name != before.name
+
+
+def test_kernel_and_label_make_another_core(plan: Plan) -> None:
+    assert len({plan().name, plan(release="6.12.2-amd64").name, plan(label="b").name}) == 3
+
+
+def test_the_inside_of_thin_makes_another_thin_and_the_same_core(plan: Plan, sources: Path) -> None:
+    before = plan()
+    (sources / "thin" / "uret.c").write_text("other code")
+    after = plan()
+    assert (after.name, after.thin_build != before.thin_build) == (before.name, True)
+
+
+def test_the_abi_is_the_headers(plan: Plan) -> None:
+    assert plan().thin_abi == 3
+
+
+def test_a_missing_source_names_its_package(plan: Plan, sources: Path) -> None:
+    with pytest.raises(LiveUpgradeError, match=r"install linux-source-6\.12"):
+        plan(source=sources / "nothing.tar.xz")
