@@ -35,7 +35,7 @@ STEPS = [
         "mypy-tests",
         "lint",
         (
-            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/integration/lab"),
+            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod", "tests/integration/lab"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
             *("tests/integration/load", "tests/integration/qemu"),
         ),

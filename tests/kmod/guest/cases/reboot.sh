@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=sh
+# The machine reboots while VMs run on both CPUs. That it is reset is seen from outside.
+load_config
+vmload "$NODE_1" 60 0xa001 0 &
+vmload "$NODE_2" 60 0xb002 0 &
+vmload "$NODE_1" 60 0xa003 1 &
+vmload "$NODE_2" 60 0xb004 1 &
+sleep 3
+dmesg | grep -E 'WARNING:|BUG:|Oops' && fail "the kernel complains"
+echo "KMOD: ready"
+reboot -f
+sleep 60
+fail "no reboot"

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=sh
+# A hundred times unloaded and loaded again, with another core at work in configuration two. No memory may be lost.
+load_config
+case $CONFIG in
+stock) module=kvm-amd name=kvm_amd ;;
+one) module=core_a name=kvm_core_$A ;;
+two)
+    module=core_b name=kvm_core_$B
+    # for longer than it takes; ended below
+    vmload "$NODE_1" 3600 0xa001 0 &
+    worker=$!
+    ;;
+esac
+memory_kb() { awk '/^(Slab|Percpu|VmallocUsed):/ { sum += $2 } END { print sum }' /proc/meminfo; }
+round=1
+while [ $round -le 100 ]; do
+    rmmod "$name" || fail "rmmod, round $round"
+    insmod "/m/$module.ko" || fail "insmod, round $round"
+    [ $((round % 10)) != 0 ] || vmload "$NODE_2" 0.3 0xb002 1 || fail "no VM, round $round"
+    # what is made once only has been made by then
+    [ $round != 20 ] || before=$(memory_kb)
+    round=$((round + 1))
+done
+after=$(memory_kb)
+echo "memory of the kernel after 20 rounds $before kB, after 100 rounds $after kB"
+[ $((after - before)) -lt 4096 ] || fail "$((after - before)) kB are lost"
+if [ "$CONFIG" = two ]; then
+    kill -0 "$worker" || fail "the VM on the other core has ended"
+    kill "$worker"
+fi
+pass

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The emulated host: its initial root, and one run of it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmmlab.artifact import BINARY
+from vmmlab.cpio import CpioArchive
+from vmmlab.guest import BUSYBOX, require_static_busybox
+from vmmlab.kernel import Kernel
+from vmmlab.progress import LabError
+
+from .builds import Modules
+
+GUEST = Path(__file__).resolve().parent.parent / "guest"
+CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+# The kernel's own KVM, and all that it or a core needs.
+STOCK = {"kvm", "kvm_amd", "kvm_intel"}
+NEEDED = "kvm_amd kvm_intel msr"
+# Warnings of the kernel are to be seen, notices are not; a panic resets the machine after a second.
+KERNEL_ARGUMENTS = "console=ttyS0 loglevel=5 mitigations=off nokaslr panic=1 tsc=reliable no_timer_check"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run: all that the machine wrote, and whether it ended by itself."""
+
+    output: str
+    ended: bool
+    seconds: float
+
+    def last_word(self) -> tuple[str, str]:
+        """(``pass``, ``fail``, ``error``, ``ready`` or ``nothing``, the reason)."""
+        words = re.findall(r"^KMOD: (\w+) ?(.*?)\r?$", self.output, re.MULTILINE)
+        return words[-1] if words else ("nothing", "the machine did not come up")
+
+
+def compile_vmload(target: Path) -> None:
+    """Raises LabError."""
+    command = ["gcc", *CFLAGS, "-o", str(target), str(GUEST / "vmload.c"), str(GUEST / "guest.S")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise LabError(f"vmload does not compile (packages gcc and libc6-dev?):\n{done.stderr}")
+
+
+def initial_root(vmload: Path, kernel: Kernel, modules: Modules) -> bytes:
+    """Return the initial root, packed."""
+    require_static_busybox()
+    archive = CpioArchive()
+    archive.copy("bin/busybox", BUSYBOX)
+    archive.copy("bin/vmload", vmload)
+    archive.file("init", (GUEST / "init").read_bytes(), 0o755)
+    for case in sorted((GUEST / "cases").iterdir()):
+        archive.copy(f"cases/{case.name}", case)
+    base = []
+    for path in kernel.modules(NEEDED):
+        archive.copy(f"m/{path.name}", path)
+        if path.stem.replace("-", "_") not in STOCK:
+            base.append(path.stem)
+    for name, data in modules.files.items():
+        archive.file(f"m/{name}.ko", data)
+    archive.file("m/base", " ".join(base).encode())
+    names = "".join(f"export {variable}={name}\n" for variable, name in modules.names.items())
+    archive.file("m/names", names.encode())
+    return gzip.compress(archive.data(), 1, mtime=0)
+
+
+class Machine:
+    """Two CPUs of AMD with SVM, emulated by the QEMU in ``emulator``."""
+
+    def __init__(self, emulator: Path, kernel: Kernel, initrd: Path) -> None:
+        self._emulator = emulator
+        self._kernel = kernel
+        self._initrd = initrd
+
+    def run(self, case: str, config: str, arguments: str, limit_s: float, log: Path) -> Run:
+        """Boot, run the case, and return what came of it; ``log`` gets the output."""
+        append = f"{KERNEL_ARGUMENTS} {arguments} kmod.case={case} kmod.config={config}"
+        command = [
+            str(self._emulator / BINARY), "-L", str(self._emulator / "share/qemu"),
+            "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
+            "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "1G",
+            "-serial", f"file:{log}", "-monitor", "none",
+            "-kernel", str(self._kernel.image), "-initrd", str(self._initrd), "-append", append,
+        ]  # fmt: skip
+        began_s = time.monotonic()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            process.wait(limit_s)
+            ended = True
+        except subprocess.TimeoutExpired:
+            ended = False
+        finally:
+            process.kill()  # our own child, not reaped yet: the number is no other's
+            process.wait()
+        return Run(log.read_text(errors="replace"), ended, time.monotonic() - began_s)
