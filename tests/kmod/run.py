@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two builds of KVM in one kernel, on an emulated host: ``run.py [CASE ...]``.
+"""Two builds of KVM in one kernel, on an emulated host: ``run.py [--vendor amd|intel] [CASE ...]``.
 
-Prints a table. A run of all cases writes ``build/results/kmod.json`` as well.
+Prints a table. A run of all cases of a vendor writes them to ``build/results/kmod.json`` as well.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,20 +21,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from checkout import ARTIFACTS, BUILD, NEW_SERIES, ROOT
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from kmodlab.amd import AmdMachine
 from kmodlab.builds import ModuleBuilds
+from kmodlab.cases import CASES, Case
+from kmodlab.intel import IntelMachine
 from kmodlab.machine import Machine, compile_vmload, initial_root
 from kmodlab.root import get_build_root
-from kmodlab.table import CASES, Case, Row, judge, render
+from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
 from vmmlab.kernel import get_kernel
 from vmmlab.progress import LabError, Progress
 
 RESULTS = BUILD / "results" / "kmod.json"
+VENDORS = ["amd", "intel"]
 
 
-def prepare(scratch: Path, progress: Progress) -> Machine:
-    """Have all modules built and return the machine that has them."""
+def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machine]:
+    """Have all modules built and return the machines that have them."""
     cache = Cache(default_root() / "lab")
     kernel = get_kernel(cache, "host", progress)
     root = get_build_root(cache, kernel, progress)
@@ -42,39 +46,59 @@ def prepare(scratch: Path, progress: Progress) -> Machine:
     compile_vmload(scratch / "vmload")
     initrd = scratch / "initrd.gz"
     initrd.write_bytes(initial_root(scratch / "vmload", kernel, modules))
-    return Machine(get_outer_qemu(cache, default_artifact(NEW_SERIES), progress), kernel, initrd)
+    machines: list[Machine] = []
+    if "amd" in vendors:
+        emulator = get_outer_qemu(cache, default_artifact(NEW_SERIES), progress)
+        machines.append(AmdMachine(emulator, kernel, initrd))
+    if "intel" in vendors:
+        folder = scratch / "intel"
+        folder.mkdir()
+        machines.append(IntelMachine(kernel, initrd, folder))
+    return machines
 
 
 def run(cases: list[Case], machine: Machine, progress: Progress) -> list[Row]:
     logs = BUILD / "test-logs" / "kmod"
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir(parents=True)
+    logs.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in cases:
-        for config in case.configs:
-            log = logs / f"{case.name}-{config}.log"
-            row = judge(case, config, machine.run(case.name, config, case.arguments, case.limit_s, log))
-            progress.say(f"{row.test}, {row.config}: {row.verdict} ({row.seconds} s) {row.why}".rstrip())
+        for config in case.amd if machine.vendor == "amd" else case.intel:
+            log = logs / f"{machine.vendor}-{case.name}-{config}.log"
+            row = judge(case, machine.vendor, config, machine.run(case, config, log))
+            told = f"{row.vendor} {row.test}, {row.config}: {row.verdict} ({row.seconds} s) {row.why}"
+            progress.say(told.rstrip())
             rows.append(row)
     return rows
 
 
+def write_results(rows: list[Row]) -> None:
+    """Write the rows in place of those that the file has of the same vendors."""
+    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    kept = [row for row in known if row["vendor"] not in {row.vendor for row in rows}]
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"rows": kept + [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
+
+
 def main() -> int:
-    wanted = sys.argv[1:]
-    cases = [case for case in CASES if not wanted or case.name in wanted]
-    if unknown := set(wanted) - {case.name for case in cases}:
-        print(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in CASES)}")
-        return 2
+    parser = argparse.ArgumentParser(description="Run two builds of KVM in one kernel.")
+    parser.add_argument("--vendor", action="append", choices=VENDORS, help="only this one; both without it")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"only these: {', '.join(case.name for case in CASES)}"
+    )
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
+    if unknown := set(arguments.cases) - {case.name for case in cases}:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
     progress = Progress()
     try:
         with tempfile.TemporaryDirectory(prefix="vmm-kmod-") as scratch:
-            rows = run(cases, prepare(Path(scratch), progress), progress)
+            machines = prepare(Path(scratch), arguments.vendor or VENDORS, progress)
+            rows = [row for machine in machines for row in run(cases, machine, progress)]
     except (LabError, LiveUpgradeError) as error:
         progress.say(str(error))
         return 1
-    if not wanted:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
+    if not arguments.cases:
+        write_results(rows)
     print(render(rows))
     return 1 if any(row.verdict != "pass" for row in rows) else 0
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from kmodlab.cases import CASES
 from kmodlab.machine import GUEST, Run
-from kmodlab.table import CASES, judge
+from kmodlab.table import judge
 
 NAMES = {case.name: case for case in CASES}
 WRONG = "the guest's TSC_AUX is a001, not b001\nKMOD: fail vmload ended with 1\n"
@@ -35,7 +36,7 @@ WRONG = "the guest's TSC_AUX is a001, not b001\nKMOD: fail vmload ended with 1\n
     ],
 )
 def test_verdict(case: str, config: str, output: str, ended: bool, verdict: str) -> None:
-    assert judge(NAMES[case], config, Run(output, ended, 1.0)).verdict == verdict
+    assert judge(NAMES[case], "amd", config, Run(output, ended, 1.0)).verdict == verdict
 
 
 def test_each_case_has_its_script() -> None:

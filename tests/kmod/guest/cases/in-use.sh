@@ -3,7 +3,7 @@
 # A core with a VM cannot be unloaded, one without can, and the VM does not notice.
 load_config
 case $CONFIG in
-stock) used=kvm_amd ;;
+stock) used=kvm_$VENDOR ;;
 *) used=kvm_core_$A ;;
 esac
 vmload "$NODE_1" 6 0xa001 0 &

@@ -4,8 +4,8 @@
 load_config
 vmload "$NODE_1" 60 0xa001 0 &
 vmload "$NODE_2" 60 0xb002 0 &
-vmload "$NODE_1" 60 0xa003 1 &
-vmload "$NODE_2" 60 0xb004 1 &
+vmload "$NODE_1" 60 0xa003 "$LAST_CPU" &
+vmload "$NODE_2" 60 0xb004 "$LAST_CPU" &
 sleep 3
 dmesg | grep -E 'WARNING:|BUG:|Oops' && fail "the kernel complains"
 echo "KMOD: ready"

@@ -3,7 +3,7 @@
 # A hundred times unloaded and loaded again, with another core at work in configuration two. No memory may be lost.
 load_config
 case $CONFIG in
-stock) module=kvm-amd name=kvm_amd ;;
+stock) module=kvm-$VENDOR name=kvm_$VENDOR ;;
 one) module=core_a name=kvm_core_$A ;;
 two)
     module=core_b name=kvm_core_$B
@@ -17,7 +17,7 @@ round=1
 while [ $round -le 100 ]; do
     rmmod "$name" || fail "rmmod, round $round"
     insmod "/m/$module.ko" || fail "insmod, round $round"
-    [ $((round % 10)) != 0 ] || vmload "$NODE_2" 0.3 0xb002 1 || fail "no VM, round $round"
+    [ $((round % 10)) != 0 ] || vmload "$NODE_2" 0.3 0xb002 "$LAST_CPU" || fail "no VM, round $round"
     # what is made once only has been made by then
     [ $round != 20 ] || before=$(memory_kb)
     round=$((round + 1))

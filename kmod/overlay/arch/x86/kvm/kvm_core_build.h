@@ -28,10 +28,10 @@
 #undef EXPORT_SYMBOL_GPL
 #undef EXPORT_SYMBOL_NS
 #undef EXPORT_SYMBOL_NS_GPL
-#define EXPORT_SYMBOL(symbol)			struct kvm_core_exports_nothing
-#define EXPORT_SYMBOL_GPL(symbol)		struct kvm_core_exports_nothing
-#define EXPORT_SYMBOL_NS(symbol, ns)		struct kvm_core_exports_nothing
-#define EXPORT_SYMBOL_NS_GPL(symbol, ns)	struct kvm_core_exports_nothing
+#define EXPORT_SYMBOL(...)		struct kvm_core_exports_nothing
+#define EXPORT_SYMBOL_GPL(...)		struct kvm_core_exports_nothing
+#define EXPORT_SYMBOL_NS(...)		struct kvm_core_exports_nothing
+#define EXPORT_SYMBOL_NS_GPL(...)	struct kvm_core_exports_nothing
 #endif
 
 #endif

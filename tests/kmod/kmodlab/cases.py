@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is run in which configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# As the guest knows a configuration → as people read it.
+CONFIGS = {"stock": "stock", "one": "one core", "two": "two cores", "control": "control"}
+LOADED = ("stock", "one", "two")
+ALL = (*LOADED, "control")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A script in ``guest/cases``, and the configurations it is run in, ``amd`` and ``intel``.
+
+    ``limit_s`` is for AMD; Bochs gets ten times that. ``one_thread``: emulate both CPUs in one thread. When VMs move between
+    CPUs, QEMU with a thread for each loses interrupts and translations, with the kernel's own KVM too.
+    ``reset``: how the machine is to end after the word ``ready``, in a pattern that has to be (or, with ``!`` before it, must
+    not be) in what it writes.
+    """
+
+    name: str
+    title: str
+    amd: tuple[str, ...]
+    intel: tuple[str, ...] = ()
+    limit_s: float = 90
+    arguments: str = ""
+    one_thread: bool = False
+    reset: str = ""
+
+
+CASES = (
+    Case("guests", "two VMs per CPU, MSR values of their own", ALL, ALL),
+    Case("checked", "the same, MSR cache compared with hardware", ("two",), ("two",)),
+    Case("hotplug", "CPU offline and online under load", LOADED, one_thread=True),
+    Case("first-online", "CPU online for the first time", ALL, arguments="maxcpus=1"),
+    Case("reload", "100 times unloaded and loaded", LOADED, ("two",), limit_s=600),
+    Case("in-use", "core in use is not unloaded", LOADED, ("two",)),
+    Case("abi", "core for another thin ABI is refused", ("one",), ("one",)),
+    Case("refusals", "SEV, stock KVM beside thin refused", ("one",), ("one",)),
+    Case("names", "nodes, default core, names", ("two",), ("two",)),
+    Case("nothing-left", "all off and gone after unload", ("one", "two"), ("two",)),
+    Case("reboot", "reboot with VMs on each CPU", LOADED, ("two",), reset=r"!Kernel panic|WARNING:|BUG:"),
+    Case("panic", "panic with VMs on each CPU", LOADED, ("two",), reset=r"Kernel panic"),
+)
