@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "tree"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
@@ -79,6 +81,10 @@ def write_results(rows: list[Row]) -> None:
     RESULTS.write_text(json.dumps({"rows": kept + [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
 
 
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # so that the machine that runs is ended
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run two builds of KVM in one kernel.")
     parser.add_argument("--vendor", action="append", choices=VENDORS, help="only this one; both without it")
@@ -89,6 +95,7 @@ def main() -> int:
     cases = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
     if unknown := set(arguments.cases) - {case.name for case in cases}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress()
     try:
         with tempfile.TemporaryDirectory(prefix="vmm-kmod-") as scratch:

@@ -10,9 +10,9 @@ else
 fi
 jobs_started=
 for cpu in $(seq 0 "$LAST_CPU"); do
-    vmload "$NODE_1" 10 "0xa00$cpu" "$cpu" &
+    vmload "$NODE_1" "$(span 10)" "0xa00$cpu" "$cpu" &
     jobs_started="$jobs_started $!"
-    vmload "$NODE_2" 10 "0xb00$cpu" "$cpu" &
+    vmload "$NODE_2" "$(span 10)" "0xb00$cpu" "$cpu" &
     jobs_started="$jobs_started $!"
 done
 # shellcheck disable=SC2086  # words

@@ -6,9 +6,9 @@ case $CONFIG in
 stock) used=kvm_$VENDOR ;;
 *) used=kvm_core_$A ;;
 esac
-vmload "$NODE_1" 6 0xa001 0 &
+vmload "$NODE_1" "$(span 6)" 0xa001 0 &
 worker=$!
-sleep 1
+sleep "$(span 1)"
 rmmod "$used" 2>/dev/null && fail "$used was unloaded under its VM"
 if [ "$CONFIG" = two ]; then
     grep -q "^$A vms=1 enabled=1 default=1" "$CORES" || fail "kvm_thin counts other VMs: $(cat "$CORES")"

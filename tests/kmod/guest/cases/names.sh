@@ -12,8 +12,8 @@ done
 exits() { cat "/sys/kernel/debug/kvm-$1/exits"; }
 # the exits of VMs that run now
 runs_on() {
-    vmload /dev/kvm 3 0xa001 0 &
-    sleep 2
+    vmload /dev/kvm "$(span 3)" 0xa001 0 &
+    sleep "$(span 2)"
     [ "$(exits "$1")" -gt 0 ] || fail "/dev/kvm is not $1"
     wait $! || fail "vmload on /dev/kvm"
 }
@@ -22,9 +22,9 @@ echo "$B" >"$CORES" || fail "the default cannot be chosen"
 runs_on "$B"
 echo nobody >"$CORES" 2>/dev/null && fail "a core that is not there is the default"
 echo 1 >"/sys/kernel/tracing/events/kvm_$B/kvm_exit/enable"
-vmload "/dev/kvm-$A" 1 0xa001 0 || fail "vmload on $A"
+vmload "/dev/kvm-$A" "$(span 1)" 0xa001 0 || fail "vmload on $A"
 grep -q kvm_exit /sys/kernel/tracing/trace && fail "an event of $A is traced as one of $B"
-vmload "/dev/kvm-$B" 1 0xa001 0 || fail "vmload on $B"
+vmload "/dev/kvm-$B" "$(span 1)" 0xa001 0 || fail "vmload on $B"
 grep -q kvm_exit /sys/kernel/tracing/trace || fail "no event of $B is traced"
 rmmod "kvm_core_$B" || fail "rmmod of the default core"
 runs_on "$A"

@@ -20,7 +20,7 @@ hardware_is() {
         fi
     done
 }
-vmload "$NODE_1" 2 0xa001 0 || fail "vmload"
+vmload "$NODE_1" "$(span 2)" 0xa001 0 || fail "vmload"
 hardware_is on
 rmmod "kvm_core_$A" || fail "rmmod of $A"
 if [ "$CONFIG" = two ]; then
@@ -37,5 +37,5 @@ left=$(
 )
 [ -z "$left" ] || fail "left: $left"
 load kvm "kvm-$VENDOR"
-vmload /dev/kvm 2 0xa001 0 || fail "the kernel's own KVM does not work after that"
+vmload /dev/kvm "$(span 2)" 0xa001 0 || fail "the kernel's own KVM does not work after that"
 pass

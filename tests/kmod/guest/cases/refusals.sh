@@ -8,10 +8,10 @@ if [ "$VENDOR" = amd ]; then
 fi
 load core_a
 insmod /m/kvm.ko 2>/dev/null && fail "kvm was loaded beside kvm_thin"
-vmload "/dev/kvm-$A" 2 0xa001 0 || fail "the core does not work after that"
+vmload "/dev/kvm-$A" "$(span 2)" 0xa001 0 || fail "the core does not work after that"
 rmmod "kvm_core_$A" || fail "rmmod of the core"
 rmmod kvm_thin || fail "rmmod of kvm_thin"
 load kvm "kvm-$VENDOR"
 insmod /m/kvm_thin.ko 2>/dev/null && fail "kvm_thin was loaded beside kvm"
-vmload /dev/kvm 2 0xa001 0 || fail "the kernel's KVM does not work after that"
+vmload /dev/kvm "$(span 2)" 0xa001 0 || fail "the kernel's KVM does not work after that"
 pass
