@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,12 +67,8 @@ class ModuleBuilds:
         return Modules(files, names)
 
     def _thin(self, plan: KmodPlan) -> bytes:
-        folder = self._work / f"thin-{plan.thin_build}"
-        if folder.exists():
-            shutil.rmtree(folder)
-        data = self._builder.build_thin(plan, folder).read_bytes()
-        shutil.rmtree(folder)
-        return data
+        with tempfile.TemporaryDirectory(dir=self._work) as folder:
+            return self._builder.build_thin(plan, Path(folder) / "kvm_thin").read_bytes()
 
     def _split_caches(self) -> Path:
         patches = self._copy(self._spec.patches, "split")

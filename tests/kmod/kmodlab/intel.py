@@ -80,15 +80,15 @@ class IntelMachine:
         )
         os.close(slave)
         threading.Thread(target=_drain, args=(master,), daemon=True).start()
-        ended = False
         try:
-            while not ended and process.poll() is None and time.monotonic() < began_s + case.limit_s * SLOWER:
+            while process.poll() is None and time.monotonic() < began_s + case.limit_s * SLOWER:
+                if self._has_ended(log):
+                    break
                 time.sleep(LOOK_EVERY_S)  # a file that grows can only be looked at
-                ended = self._has_ended(log)
         finally:
             process.kill()  # our own child, not reaped yet: the number is no other's
             process.wait()
-        return Run(_text(log), ended, time.monotonic() - began_s)
+        return Run(_text(log), self._has_ended(log), time.monotonic() - began_s)
 
     def _has_ended(self, log: Path) -> bool:
         words = re.findall(r"^KMOD: (\w+)", _text(log), re.MULTILINE)
