@@ -162,7 +162,7 @@ def test_new_process_that_takes_the_guest_and_hangs_is_no_success(host: Host) ->
     result = host.upgrade()[vm.name]
 
     assert result["outcome"] == "failed", result
-    assert "has taken the guest and has not started it" in result["error"]
+    assert "has taken the guest, and does not say that it runs it" in result["error"]
     vm.assert_not_counting()
 
 
