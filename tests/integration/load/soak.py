@@ -109,6 +109,8 @@ class Soak:
             console.close()
             stream.close()
         report.console_lines_lost = len(console.missing())
+        if report.console_lines_lost:
+            self._fail(f"the console lost {report.console_lines_lost} lines")
         last = vm.quit()
         report.records_written = last.records
         if last.failures or last.nonce != nonce:
