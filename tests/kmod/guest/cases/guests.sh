@@ -5,14 +5,16 @@ if [ "$CONFIG" = control ]; then
     # core_split remembers by itself what the MSR holds: the control that has to go wrong
     load kvm_thin core_a core_split
     NODE_1=/dev/kvm-$A NODE_2=/dev/kvm-$SPLIT
+    time=$(span 40) # until it has gone wrong
 else
     load_config
+    time=$(span 10)
 fi
 jobs_started=
 for cpu in $(seq 0 "$LAST_CPU"); do
-    vmload "$NODE_1" "$(span 10)" "0xa00$cpu" "$cpu" &
+    vmload "$NODE_1" "$time" "0xa00$cpu" "$cpu" &
     jobs_started="$jobs_started $!"
-    vmload "$NODE_2" "$(span 10)" "0xb00$cpu" "$cpu" &
+    vmload "$NODE_2" "$time" "0xb00$cpu" "$cpu" &
     jobs_started="$jobs_started $!"
 done
 # shellcheck disable=SC2086  # words
