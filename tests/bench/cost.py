@@ -61,8 +61,11 @@ def vcpus_ns(pid: int) -> int:
     """Return the CPU time of the process's vCPU threads so far. Of running ones it is known to a tick (some ms)."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().rstrip().endswith(_VCPU_NAMES):
-            total += int((task / "schedstat").read_text().split()[0])
+        try:
+            if (task / "comm").read_text().rstrip().endswith(_VCPU_NAMES):
+                total += int((task / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile, as a worker of QEMU's does
     assert total, f"process {pid} has no threads that are called like vCPUs"
     return total
 

@@ -461,7 +461,8 @@ static bool cpr_vfork_confirm(Error **errp)
     int64_t left_ms = old.pause_until_ms -
                       qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     char message = 0;
-    Heard heard = cpr_vfork_hear(&message, MAX(left_ms, TAKE_TIMEOUT_MIN_MS));
+    Heard heard = cpr_vfork_hear(&message,
+                                 CLAMP(left_ms, TAKE_TIMEOUT_MIN_MS, INT_MAX));
 
     if ((heard != SAID || message != CPR_VFORK_MSG_RUNNING) &&
         cpr_vfork_pass(old.page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_OLD)) {
