@@ -27,7 +27,7 @@ from kmodlab.amd import AmdMachine
 from kmodlab.builds import ModuleBuilds
 from kmodlab.cases import CASES, Case
 from kmodlab.intel import IntelMachine
-from kmodlab.machine import Machine, compile_vmload, initial_root
+from kmodlab.machine import Machine, compile_programs, initial_root
 from kmodlab.root import get_build_root
 from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
@@ -45,9 +45,8 @@ def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machi
     kernel = get_kernel(cache, "host", progress)
     root = get_build_root(cache, kernel, progress)
     modules = ModuleBuilds(ROOT / "kmod", root, kernel.release, ARTIFACTS, scratch, progress).all()
-    compile_vmload(scratch / "vmload")
     initrd = scratch / "initrd.gz"
-    initrd.write_bytes(initial_root(scratch / "vmload", kernel, modules))
+    initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
     machines: list[Machine] = []
     if "amd" in vendors:
         emulator = get_outer_qemu(cache, default_artifact(NEW_SERIES), progress)

@@ -45,6 +45,7 @@ class KmodSpec:
     """What to build. ``source``: tarball of the kernel source, such as ``/usr/src/linux-source-6.12.tar.xz``.
 
     ``patches``: folder with a ``series`` file. ``overlay``: folder with a file ``files``. ``thin``: source of kvm_thin.
+    ``fixes``: another such folder, or none: what this core has beyond its source, applied after ``patches``.
     ``label``: any text; it makes another build out of the same inputs. ``debug``: kvm_thin compares its caches with the
     hardware on every use. ``jobs``: compilers at once.
     """
@@ -56,6 +57,7 @@ class KmodSpec:
     overlay: Path
     thin: Path
     jobs: int
+    fixes: Path | None = None
     label: str = ""
     debug: bool = False
 
@@ -92,7 +94,7 @@ class KmodBuilder:
             raise LiveUpgradeError(f"{spec.source} is not there: install linux-source-{spec.series} in {self._root}")
         kernel = kbuild.identity()
         thin = [Patch(path.name, sha256_of(path), path) for path in sorted(spec.thin.iterdir()) if path.is_file()]
-        patches, overlay = read_series(spec.patches), read_overlay(spec.overlay)
+        patches, overlay = read_series(spec.patches) + _fixes(spec.fixes), read_overlay(spec.overlay)
         abi = re.search(r"^#define KVM_THIN_ABI\s+(\d+)$", (spec.thin / "kvm_thin.h").read_text(), re.MULTILINE)
         if abi is None:
             raise LiveUpgradeError(f"{spec.thin}/kvm_thin.h names no KVM_THIN_ABI")
@@ -199,6 +201,16 @@ def _check_core(module: Path) -> None:
         raise LiveUpgradeError(f"{module.name} exports symbols: two such cores cannot be loaded")
     if b"__x86_return_thunk" not in data:
         raise LiveUpgradeError(f"{module.name} was compiled without return thunks: it would open what they close")
+
+
+def _fixes(folder: Path | None) -> list[Patch]:
+    """The patches of ``folder`` under names that tell them from those that every core has."""
+    if folder is None:
+        return []
+    found = [replace(patch, name=f"fixes/{patch.name}") for patch in read_series(folder)]
+    if not found:
+        raise LiveUpgradeError(f"{folder} names no fix in a file series: give the folder of fixes, or none")
+    return found
 
 
 def _ids(files: list[Patch]) -> list[dict[str, str]]:

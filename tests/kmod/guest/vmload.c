@@ -8,17 +8,17 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "kvm.h"
 
 #define MSR_TSC_AUX 0xc0000103
 #define CODE_AT 0x1000
@@ -46,31 +46,6 @@ static double now_s(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static long checked(long result, const char *what)
-{
-    if (result < 0) {
-        err(2, "%s", what);
-    }
-    return result;
-}
-
-/* The guest is to have what the host's KVM supports: RDTSCP with it. */
-static void copy_cpuid(int kvm, int vcpu)
-{
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[256];
-    } *cpuid = calloc(1, sizeof(*cpuid));
-
-    if (!cpuid) {
-        err(2, "calloc");
-    }
-    cpuid->head.nent = 256;
-    checked(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid), "KVM_GET_SUPPORTED_CPUID");
-    checked(ioctl(vcpu, KVM_SET_CPUID2, cpuid), "KVM_SET_CPUID2");
-    free(cpuid);
 }
 
 static void set_registers(int vcpu, uint32_t value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All modules that the tests load: two builds of the core, and what has to be refused or has to go wrong."""
+"""All modules that the tests load: two cores of different source, and what has to be refused or has to go wrong."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ class ModuleBuilds:
             thin=kmod / "kvm_thin",
             jobs=1,
         )
+        self._fixes = kmod / "fixes" / SERIES
 
     def all(self) -> Modules:
         """Build what is not there yet. Raises ``LiveUpgradeError``."""
         files: dict[str, bytes] = {}
         names: dict[str, str] = {}
         cores = {
-            "A": ("core_a", replace(self._spec, label="a")),
-            "B": ("core_b", replace(self._spec, label="b")),
+            "A": ("core_a", self._spec),
+            "B": ("core_b", replace(self._spec, fixes=self._fixes)),
             "SPLIT": ("core_split", replace(self._spec, patches=self._split_caches())),
             "NEWER": ("core_newer", replace(self._spec, thin=self._newer_interface())),
         }

@@ -17,6 +17,7 @@ class Case:
 
     ``limit_s`` is for AMD; Bochs gets ten times that. ``one_thread``: emulate both CPUs in one thread. With
     a thread for each QEMU now and then loses interrupts and translations of busy VMs, with the kernel's own KVM too.
+    ``fault``: what the guest of the configuration ``control`` has to have told, in a pattern.
     ``reset``: how the machine is to end after the word ``ready``, in a pattern that has to be (or, with ``!`` before it, must
     not be) in what it writes.
     """
@@ -28,6 +29,7 @@ class Case:
     limit_s: float = 90
     arguments: str = ""
     one_thread: bool = False
+    fault: str = r"TSC_AUX .*is [0-9a-f]+"
     reset: str = ""
 
 
@@ -41,6 +43,7 @@ CASES = (
     Case("abi", "core for another thin ABI is refused", ("one",), ("one",)),
     Case("refusals", "SEV, stock KVM beside thin refused", ("one",), ("one",)),
     Case("names", "nodes, default core, names", ("two",), ("two",)),
+    Case("fixed-bug", "bug gone on the core with its fix", ALL, fault=r"and back saw: executed executed executed"),
     Case("nothing-left", "all off and gone after unload", ("one", "two"), ("two",)),
     Case("reboot", "reboot with VMs on each CPU", LOADED, ("two",), reset=r"!Kernel panic|WARNING:|BUG:"),
     Case("panic", "panic with VMs on each CPU", LOADED, ("two",), reset=r"Kernel panic"),

@@ -20,6 +20,7 @@ from .cases import Case
 
 GUEST = Path(__file__).resolve().parent.parent / "guest"
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+PROGRAMS = {"vmload": ("vmload.c", "guest.S"), "vmclgi": ("vmclgi.c", "clgi.S")}
 # The kernel's own KVM, and all that it or a core needs.
 STOCK = {"kvm", "kvm_amd", "kvm_intel"}
 NEEDED = "kvm_amd kvm_intel msr"
@@ -41,20 +42,26 @@ class Run:
         return words[-1] if words else ("nothing", "the machine did not come up")
 
 
-def compile_vmload(target: Path) -> None:
-    """Raises LabError."""
-    command = ["gcc", *CFLAGS, "-o", str(target), str(GUEST / "vmload.c"), str(GUEST / "guest.S")]
+def compile_programs(folder: Path) -> list[Path]:
+    """Compile the users of KVM, and return them. Raises LabError."""
+    return [_compile(folder / name, sources) for name, sources in PROGRAMS.items()]
+
+
+def _compile(target: Path, sources: tuple[str, ...]) -> Path:
+    command = ["gcc", *CFLAGS, "-o", str(target), *(str(GUEST / source) for source in sources)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise LabError(f"vmload does not compile (packages gcc and libc6-dev?):\n{done.stderr}")
+        raise LabError(f"{target.name} does not compile (packages gcc and libc6-dev?):\n{done.stderr}")
+    return target
 
 
-def initial_root(vmload: Path, kernel: Kernel, modules: Modules) -> bytes:
+def initial_root(programs: list[Path], kernel: Kernel, modules: Modules) -> bytes:
     """Return the initial root, packed."""
     require_static_busybox()
     archive = CpioArchive()
     archive.copy("bin/busybox", BUSYBOX)
-    archive.copy("bin/vmload", vmload)
+    for program in programs:
+        archive.copy(f"bin/{program.name}", program)
     archive.file("init", (GUEST / "init").read_bytes(), 0o755)
     for case in sorted((GUEST / "cases").iterdir()):
         archive.copy(f"cases/{case.name}", case)

@@ -30,7 +30,7 @@ def judge(case: Case, vendor: str, config: str, run: Run) -> Row:
     elif case.reset:
         good, why = _judge_reset(case.reset, word, why, run.output)
     elif config == "control":
-        good = word == "fail" and re.search(r"TSC_AUX .*is [0-9a-f]+", run.output) is not None
+        good = word == "fail" and re.search(case.fault, run.output) is not None
         why = f"goes wrong as it has to: {why}" if good else f"does not go wrong as it has to: {word} {why}"
     else:
         good = word == "pass"

@@ -63,6 +63,21 @@ def test_kernel_and_label_make_another_core(plan: Plan) -> None:
     assert len({plan().name, plan(release="6.12.2-amd64").name, plan(label="b").name}) == 3
 
 
+def test_fixes_make_another_core_and_come_last_under_their_own_names(plan: Plan, sources: Path) -> None:
+    (sources / "fixes").mkdir()
+    (sources / "fixes/series").write_text("0001-one.patch\n")
+    (sources / "fixes/0001-one.patch").write_text("fix")
+    fixed = plan(fixes=sources / "fixes")
+    assert [patch.name for patch in fixed.patches] == ["0001-one.patch", "fixes/0001-one.patch"]
+    assert fixed.name != plan().name
+
+
+def test_a_folder_without_fixes_is_refused(plan: Plan, sources: Path) -> None:
+    (sources / "fixes").mkdir()
+    with pytest.raises(LiveUpgradeError, match="names no fix"):
+        plan(fixes=sources / "fixes")
+
+
 def test_the_inside_of_thin_makes_another_thin_and_the_same_core(plan: Plan, sources: Path) -> None:
     before = plan()
     (sources / "thin" / "uret.c").write_text("other code")

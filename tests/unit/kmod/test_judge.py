@@ -27,6 +27,14 @@ WRONG = "the guest's TSC_AUX is a001, not b001\nKMOD: fail vmload ended with 1\n
         # The control must go wrong in the way it is made for.
         ("guests", "control", "KMOD: error insmod core_split\n", True, "fail"),
         ("guests", "control", "KMOD: fail vmload ended with 2\n", True, "fail"),
+        (
+            "fixed-bug",
+            "control",
+            "KMOD: fail a VM moved from a to b and back saw: executed executed executed\n",
+            True,
+            "pass",
+        ),
+        ("fixed-bug", "control", "KMOD: fail a VM moved from a to b and back saw: \n", True, "fail"),
         ("reboot", "one", "KMOD: ready\nreboot: Restarting system\n", True, "pass"),
         ("reboot", "one", "KMOD: ready\nKernel panic - not syncing\n", True, "fail"),
         ("reboot", "one", "KMOD: ready\nKMOD: fail no reboot\n", True, "fail"),
