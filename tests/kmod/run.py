@@ -28,6 +28,7 @@ from kmodlab.builds import ModuleBuilds
 from kmodlab.cases import CASES, Case
 from kmodlab.intel import IntelMachine
 from kmodlab.machine import Machine, compile_programs, initial_root
+from kmodlab.older import get_older_source
 from kmodlab.root import get_build_root
 from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
@@ -44,7 +45,8 @@ def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machi
     cache = Cache(default_root() / "lab")
     kernel = get_kernel(cache, "host", progress)
     root = get_build_root(cache, kernel, progress)
-    modules = ModuleBuilds(ROOT / "kmod", root, kernel.release, ARTIFACTS, scratch, progress).all()
+    older = get_older_source(cache, kernel, progress)
+    modules = ModuleBuilds(ROOT / "kmod", root, older, kernel.release, ARTIFACTS, scratch, progress).all()
     initrd = scratch / "initrd.gz"
     initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
     machines: list[Machine] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All modules that the tests load: two cores of different source, and what has to be refused or has to go wrong."""
+"""All modules that the tests load: cores of different source, and what has to be refused or has to go wrong."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ class Modules:
 
 
 class ModuleBuilds:
-    """Builds with the sources in ``kmod``, in ``root``; ``scratch`` is an empty folder for changed sources."""
+    """Builds with the sources in ``kmod``, in ``root``; ``older`` is the tarball of a kernel source before that of ``root``,
+    ``scratch`` an empty folder for changed sources.
+    """
 
-    def __init__(self, kmod: Path, root: Path, release: str, dest: Path, scratch: Path, progress: Progress) -> None:
+    def __init__(
+        self, kmod: Path, root: Path, older: Path, release: str, dest: Path, scratch: Path, progress: Progress
+    ) -> None:
         self._scratch = scratch
         self._work = root / "var" / "tmp" / "kmod"
         self._builder = KmodBuilder(root, self._work, dest, progress.say)
@@ -45,6 +49,7 @@ class ModuleBuilds:
             jobs=1,
         )
         self._fixes = kmod / "fixes" / SERIES
+        self._older = older
 
     def all(self) -> Modules:
         """Build what is not there yet. Raises ``LiveUpgradeError``."""
@@ -53,6 +58,7 @@ class ModuleBuilds:
         cores = {
             "A": ("core_a", self._spec),
             "B": ("core_b", replace(self._spec, fixes=self._fixes)),
+            "OLDER": ("core_older", replace(self._spec, source=self._older)),
             "SPLIT": ("core_split", replace(self._spec, patches=self._split_caches())),
             "NEWER": ("core_newer", replace(self._spec, thin=self._newer_interface())),
         }

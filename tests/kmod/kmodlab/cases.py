@@ -35,6 +35,7 @@ class Case:
 
 CASES = (
     Case("guests", "two VMs per CPU, MSR values of their own", ALL, LOADED, one_thread=True),
+    Case("releases", "the same on cores of two releases", ("two",), ("two",), one_thread=True),
     Case("checked", "the same, MSR cache compared with hardware", ("two",), ("two",), one_thread=True),
     Case("hotplug", "CPU offline and online under load", LOADED, one_thread=True),
     Case("first-online", "CPU online for the first time", ALL, arguments="maxcpus=1"),

@@ -41,8 +41,8 @@ class PrivateApt:
         self._apt("apt-get", "-q", "update")
 
     def candidates(self, name: re.Pattern[str]) -> list[Candidate]:
-        """All versions of the packages whose whole name matches, newest first."""
-        listing = self._apt("apt-cache", "search", "--names-only", "^linux-image-6")
+        """All versions of the packages of the kernel whose whole name matches, newest first."""
+        listing = self._apt("apt-cache", "search", "--names-only", "^linux-(image|source)-6")
         names = [line.split(" ")[0] for line in listing.splitlines()]
         names = [package for package in names if name.fullmatch(package)]
         if not names:
@@ -52,7 +52,7 @@ class PrivateApt:
             fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))
             if "SHA256" in fields:
                 found.append(Candidate(fields["Package"], fields["Version"], fields["SHA256"], fields["Filename"]))
-        return sorted(found, key=lambda candidate: _version_key(candidate.version), reverse=True)
+        return sorted(found, key=lambda candidate: version_key(candidate.version), reverse=True)
 
     def fetch_first(self, candidates: list[Candidate], target: Path, progress: Progress) -> tuple[Candidate, Path]:
         """Download into folder ``target`` the first candidate that arrives whole: an index can be ahead of the pool.
@@ -103,5 +103,6 @@ class PrivateApt:
         return done.stdout
 
 
-def _version_key(version: str) -> list[int]:
+def version_key(version: str) -> list[int]:
+    """For sorting: the numbers in a version."""
     return [int(number) for number in re.findall(r"\d+", version)]
