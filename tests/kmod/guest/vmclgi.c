@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * vmclgi DEVICE...: runs one VM on each device in turn, moved from one to the next as it is. Its guest executes CLGI,
- * which has to be #UD because EFER.SVME is clear. Tells for each device what came of it. Ends with status 0 when the guest
- * went on in its memory all the time.
+ * vmclgi SVME DEVICE...: runs one VM on each device in turn, moved from one to the next as it is. Its guest executes CLGI,
+ * which has to be carried out when SVME is 1, and #UD when it is 0: that is EFER.SVME of the guest. Tells for each device
+ * what came of it. Ends with status 0 when the guest went on in its memory all the time.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -21,6 +21,7 @@
 #define STACK_AT 0x3000
 #define MEMORY_SIZE 0x2000
 #define UD_VECTOR 6
+#define EFER_SVME 0x1000
 #define ROUNDS 1000
 
 extern const uint8_t clgi_code[], clgi_undefined[], clgi_code_end[];
@@ -99,7 +100,7 @@ static void set_state(const struct vm *vm, const struct kvm_regs *regs, const st
     checked(ioctl(vm->vcpu, KVM_SET_REGS, regs), "KVM_SET_REGS");
 }
 
-static void start(const struct vm *vm)
+static void start(const struct vm *vm, int svme)
 {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
@@ -107,6 +108,7 @@ static void start(const struct vm *vm)
     get_state(vm, &regs, &sregs);
     regs = (struct kvm_regs){ .rip = CODE_AT, .rsp = STACK_AT, .rflags = 2 };
     sregs.cr0 |= 1;
+    sregs.efer = svme ? EFER_SVME : 0;
     sregs.cs = code;
     sregs.ds = sregs.es = sregs.ss = data;
     sregs.gdt = (struct kvm_dtable){ .base = GDT_AT, .limit = 3 * 8 - 1 };
@@ -134,7 +136,7 @@ static void move(const struct vm *from, const struct vm *to)
     set_state(to, &regs, &sregs);
 }
 
-static void run(const struct vm *vm, const char *device)
+static void run(const struct vm *vm, int svme, const char *device)
 {
     unsigned long executed = 0, undefined = 0;
 
@@ -146,7 +148,7 @@ static void run(const struct vm *vm, const char *device)
         executed += vm->run->io.port == 0x20;
         undefined += vm->run->io.port == 0x21;
     }
-    printf("vmclgi %s: CLGI without SVME executed=%lu undefined=%lu\n", device, executed, undefined);
+    printf("vmclgi %s: CLGI with SVME=%d executed=%lu undefined=%lu\n", device, svme, executed, undefined);
 }
 
 int main(int argc, char **argv)
@@ -154,22 +156,24 @@ int main(int argc, char **argv)
     uint8_t *memory = make_memory();
     uint32_t rounds;
     struct vm vm;
+    int svme;
 
-    if (argc < 2) {
-        errx(2, "usage: vmclgi DEVICE...");
+    if (argc < 3) {
+        errx(2, "usage: vmclgi SVME DEVICE...");
     }
-    vm = make_vm(argv[1], memory);
-    start(&vm);
-    run(&vm, argv[1]);
-    for (int i = 2; i < argc; i++) {
+    svme = atoi(argv[1]);
+    vm = make_vm(argv[2], memory);
+    start(&vm, svme);
+    run(&vm, svme, argv[2]);
+    for (int i = 3; i < argc; i++) {
         struct vm next = make_vm(argv[i], memory);
 
         move(&vm, &next);
         end_vm(&vm);
         vm = next;
-        run(&vm, argv[i]);
+        run(&vm, svme, argv[i]);
     }
     memcpy(&rounds, memory + COUNT_AT - CODE_AT, sizeof(rounds));
-    printf("vmclgi: %u rounds on %d devices\n", rounds, argc - 1);
-    return rounds != ROUNDS * (uint32_t)(argc - 1);
+    printf("vmclgi: %u rounds on %d devices\n", rounds, argc - 2);
+    return rounds != ROUNDS * (uint32_t)(argc - 2);
 }

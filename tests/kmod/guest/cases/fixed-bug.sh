@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=sh
 # A bug of KVM, with a core of a source that has it beside a core of the same source with a fix: each VM has the KVM of its
-# core, and one that moves has the other from then on. CLGI in a guest with EFER.SVME clear has to be #UD.
+# core, and one that moves has the other from then on. CLGI in a guest with EFER.SVME clear
+# has to be #UD, and with it set it is carried out on both.
 grep -qw vgif /proc/cpuinfo || error "without virtual GIF the bug does not show"
 
-# sees NODE...: what the guest of one VM saw on each node, in a word each
+# sees SVME NODE...: what the guest of one VM saw on each node, in a word each
 sees() {
     said=$(vmclgi "$@") || fail "vmclgi ended with $?: $said"
     echo "$said"
@@ -30,14 +31,16 @@ runs_on() {
 case $CONFIG in
 stock)
     load_config
-    sees /dev/kvm
+    sees 0 /dev/kvm
     [ "$seen" = executed ] || fail "the kernel's own KVM has no such bug: $seen"
     pass
     ;;
 one)
     load kvm_thin core_b
-    sees /dev/kvm
+    sees 0 /dev/kvm
     [ "$seen" = undefined ] || fail "the core with the fix: $seen"
+    sees 1 /dev/kvm
+    [ "$seen" = executed ] || fail "the core with the fix, to a guest that may: $seen"
     pass
     ;;
 control) # the core in the place of the fixed one has not the fix
@@ -55,6 +58,8 @@ tell_cores "$A" "$B"
 runs_on "$A" $one
 runs_on "$B" $two
 all_well $one $two
-sees "/dev/kvm-$A" "/dev/kvm-$B" "/dev/kvm-$A"
+sees 1 "/dev/kvm-$A" "/dev/kvm-$B" "/dev/kvm-$A"
+[ "$seen" = "executed executed executed" ] || fail "a VM that may and was moved: $seen"
+sees 0 "/dev/kvm-$A" "/dev/kvm-$B" "/dev/kvm-$A"
 [ "$seen" = "executed undefined executed" ] || fail "a VM moved from $A to $B and back saw: $seen"
 pass
