@@ -38,6 +38,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
     read_series,
     unpack,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import SCHEMA
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 
 # Part of every build id: raise it when a change here makes another artifact out of the same inputs.
@@ -233,8 +234,8 @@ class Builder:
         machine_types = self._dump_vmstates(binary, prefix / "vmstate")
         libraries = sorted(set(re.findall(r"^\s*(\S+) => ", _output("ldd", str(binary)), re.MULTILINE)))
         manifest = Manifest(
-            schema=1,
-            kind="qemu",
+            schema=SCHEMA,
+            kind=Manifest.KIND,
             build_id=plan.build_id,
             version=plan.version,
             series=plan.spec.series,
@@ -253,8 +254,7 @@ class Builder:
         )
         write_sbom(prefix / "sbom.cdx.json", manifest, prefix)
         files = {str(path.relative_to(prefix)): sha256_of(path) for path in sorted(prefix.rglob("*")) if path.is_file()}
-        complete = Manifest.from_dict({**manifest.to_dict(), "files": files})
-        (prefix / "manifest.json").write_text(json.dumps(complete.to_dict(), indent=1, sort_keys=True) + "\n")
+        Manifest.from_dict({**manifest.to_dict(), "files": files}).write(prefix)
 
     def _dump_vmstates(self, binary: Path, directory: Path) -> list[str]:
         """Write what the binary says of its migration format for every versioned machine type, and return the types."""

@@ -29,31 +29,48 @@ def write_sbom(path: Path, manifest: Manifest, prefix: Path) -> None:
         "licenses": [{"license": {"id": "GPL-2.0-or-later"}}],
         "cpe": f"cpe:2.3:a:qemu:qemu:{manifest.version}:*:*:*:*:*:*:*",
         "purl": f"pkg:generic/qemu@{manifest.version}?checksum=sha256:{manifest.source['sha256']}",
-        "hashes": [_hash(sha256_of(prefix / "bin" / "qemu-system-x86_64"))],
-        "pedigree": {
-            "patches": [
-                {"type": "unofficial", "diff": {"url": f"urn:sha256:{item['sha256']}"}} for item in manifest.patches
-            ]
-        },
+        "hashes": [sha256_hash(prefix / "bin" / "qemu-system-x86_64")],
+        "pedigree": pedigree(manifest.patches),
         "properties": [
             {"name": "vmm.live_upgrade:build_id", "value": manifest.build_id},
             {"name": "vmm.live_upgrade:configure", "value": " ".join(manifest.configure)},
             {"name": "vmm.live_upgrade:compiler", "value": manifest.compiler},
         ],
     }
-    components = [_firmware(item) for item in firmware] + [_library(name) for name in manifest.libraries]
+    write_bom(
+        path,
+        manifest.build_id,
+        qemu,
+        [_firmware(item) for item in firmware] + [_library(name) for name in manifest.libraries],
+    )
+
+
+def write_bom(path: Path, build_id: str, component: dict[str, Any], components: list[dict[str, Any]]) -> None:
+    """Write the SBOM of ``component``, which is made of ``components``, each with a ``bom-ref``."""
     bom = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, manifest.build_id)}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, build_id)}",
         "version": 1,
-        "metadata": {"component": qemu},
+        "metadata": {"component": component},
         "components": components,
         "dependencies": [
-            {"ref": manifest.build_id, "dependsOn": [item["bom-ref"] for item in components]},
+            {"ref": component["bom-ref"], "dependsOn": [item["bom-ref"] for item in components]},
         ],
     }
     path.write_text(json.dumps(bom, indent=1, sort_keys=True) + "\n")
+
+
+def sha256_hash(path: Path) -> dict[str, str]:
+    """The digest of a file as CycloneDX writes it."""
+    return {"alg": "SHA-256", "content": sha256_of(path)}
+
+
+def pedigree(patches: list[dict[str, str]]) -> dict[str, Any]:
+    """How the source differs from its author's."""
+    return {
+        "patches": [{"type": "unofficial", "diff": {"url": f"urn:sha256:{item['sha256']}"}} for item in patches],
+    }
 
 
 def _firmware(path: Path) -> dict[str, Any]:
@@ -61,7 +78,7 @@ def _firmware(path: Path) -> dict[str, Any]:
         "type": "firmware",
         "bom-ref": f"firmware/{path.name}",
         "name": path.name,
-        "hashes": [_hash(sha256_of(path))],
+        "hashes": [sha256_hash(path)],
     }
 
 
@@ -81,7 +98,3 @@ def _dpkg(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().partition("\n")[0]
     except FileNotFoundError:
         return ""  # not a Debian machine
-
-
-def _hash(sha256: str) -> dict[str, str]:
-    return {"alg": "SHA-256", "content": sha256}

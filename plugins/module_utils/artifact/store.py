@@ -9,37 +9,26 @@ A build appears there whole and verified, by one rename, or not at all. PRIVATE 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import platform
 import re
-import shutil
 import subprocess
-import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import (
-    BUILD_ID,
-    Manifest,
-    ManifestError,
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.archive import (
+    StoreError,
+    delete,
+    locked,
+    unpack,
+    verified_manifest,
 )
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.signature import verify_signature
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import BUILD_ID, Manifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import ManifestError
 
 BINARY = "bin/qemu-system-x86_64"
 _DEFAULT = "default"
-_SPARE_BYTES = 64 << 20
 _SMOKE_S = 60
-
-
-class StoreError(LiveUpgradeError):
-    """A build cannot be staged, found or removed."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +75,10 @@ class BuildStore:
         """
         manifest = verify_artifact(artifact, sha256, allowed_signers)
         self._builds.mkdir(parents=True, exist_ok=True, mode=0o755)
-        with self._locked():
+        with locked(self._builds):
             target = self._builds / manifest.build_id
             if not target.is_dir():
-                self._unpack(artifact, manifest, target)
+                unpack(artifact, manifest, target, lambda prefix: smoke_run(prefix, manifest))
             return StagedBuild(target, manifest)
 
     def remove(self, build_id: str) -> bool:
@@ -97,9 +86,9 @@ class BuildStore:
         target = self._builds / build_id
         if not BUILD_ID.fullmatch(build_id) or not target.is_dir():
             return False
-        with self._locked():
+        with locked(self._builds):
             self.check_removable(build_id)
-            self._delete(target)
+            delete(target)
         return True
 
     def check_removable(self, build_id: str) -> None:
@@ -134,7 +123,7 @@ class BuildStore:
     def set_default(self, build_id: str) -> None:
         """Let newly started VMs run ``build_id``: one atomic change of a symbolic link. Raises ``StoreError``."""
         self.get(build_id)
-        with self._locked():
+        with locked(self._builds):
             temporary = self._builds / f".{_DEFAULT}-{os.getpid()}"
             os.symlink(build_id, temporary)
             os.replace(temporary, self._builds / _DEFAULT)
@@ -144,64 +133,10 @@ class BuildStore:
             return []
         return [path for path in self._builds.iterdir() if path.is_dir() and BUILD_ID.fullmatch(path.name)]
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self._builds / ".lock", "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _unpack(self, artifact: Path, manifest: Manifest, target: Path) -> None:
-        for leftover in self._builds.glob(".staging-*"):
-            shutil.rmtree(leftover)  # of a run that was killed; we hold the lock
-        with tarfile.open(artifact) as archive:
-            needed = sum(member.size for member in archive)
-        free = shutil.disk_usage(self._builds).free
-        if free < needed + _SPARE_BYTES:
-            raise StoreError(
-                f"{self._builds} has {free >> 20} MiB free, build {manifest.build_id} needs {(needed + _SPARE_BYTES) >> 20} MiB"
-            )
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._builds))
-        try:
-            _extract(artifact, staging)
-            _verify_files(staging, manifest)
-            smoke_run(staging, manifest)
-            _sync(staging)
-            os.chmod(staging, 0o755)  # noqa: S103 - VMs run from it as users of their own
-            os.rename(staging, target)
-            _sync_directory(self._builds)
-        except OSError as exc:
-            raise StoreError(f"build {manifest.build_id} was not staged: {exc.strerror or exc}") from exc
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-    def _delete(self, target: Path) -> None:
-        doomed = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._builds)) / "build"
-        os.rename(target, doomed)
-        shutil.rmtree(doomed.parent)
-
 
 def verify_artifact(artifact: Path, sha256: str | None = None, allowed_signers: Path | None = None) -> Manifest:
     """Check digest, signature, members, manifest and architecture of an artifact. Raises ``LiveUpgradeError``."""
-    if not artifact.is_file():
-        raise StoreError(f"there is no artifact {artifact}")
-    expected = sha256 or _sidecar_digest(artifact)
-    actual = sha256_of(artifact)
-    if actual != expected:
-        raise StoreError(f"{artifact.name} is refused: its SHA-256 is {actual}, expected was {expected}")
-    if allowed_signers is not None:
-        verify_signature(artifact, artifact.with_name(f"{artifact.name}.sig"), allowed_signers)
-    try:
-        with tarfile.open(artifact) as archive:
-            for member in archive:
-                _check_member(artifact, member)
-            manifest = Manifest.from_dict(json.loads(_open_member(artifact, archive, "manifest.json").read()))
-    except (tarfile.TarError, KeyError, EOFError, ValueError) as exc:
-        raise StoreError(f"{artifact.name} is refused: it is not an artifact of this collection ({exc})") from exc
-    if manifest.architecture != platform.machine():
-        raise StoreError(
-            f"{artifact.name} is refused: it is for {manifest.architecture}, this host is {platform.machine()}"
-        )
-    return manifest
+    return verified_manifest(Manifest, artifact, sha256, allowed_signers)
 
 
 def smoke_run(prefix: Path, manifest: Manifest) -> None:
@@ -229,56 +164,6 @@ def processes_running(build: Path) -> list[int]:
     return sorted(found)
 
 
-def _sidecar_digest(artifact: Path) -> str:
-    sidecar = artifact.with_name(f"{artifact.name}.sha256")
-    try:
-        words = sidecar.read_text(encoding="ascii").split()
-    except OSError as exc:
-        raise StoreError(f"{artifact.name} is refused: no sha256 was given and {sidecar} is not there") from exc
-    if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
-        raise StoreError(f"{artifact.name} is refused: {sidecar} holds no SHA-256")
-    return words[0]
-
-
-def _check_member(artifact: Path, member: tarfile.TarInfo) -> None:
-    """Plain files and directories with safe names only: nothing an artifact needs is anything else."""
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()) or member.mode & 0o7022:
-        raise StoreError(f"{artifact.name} is refused: its member {member.name!r} is not a plain file in a safe place")
-
-
-def _open_member(artifact: Path, archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(member)
-    if stream is None:
-        name = member if isinstance(member, str) else member.name
-        raise StoreError(f"{artifact.name} is refused: its member {name!r} is not a file")
-    return stream
-
-
-def _extract(artifact: Path, target: Path) -> None:
-    with tarfile.open(artifact) as archive:
-        for member in archive:
-            _check_member(artifact, member)
-            path = target / member.name
-            if member.isdir():
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as stream:
-                shutil.copyfileobj(_open_member(artifact, archive, member), stream)
-            path.chmod(0o755 if member.mode & 0o100 else 0o644)
-
-
-def _verify_files(prefix: Path, manifest: Manifest) -> None:
-    present = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()} - {"manifest.json"}
-    if present != set(manifest.files):
-        odd = sorted(present ^ set(manifest.files))
-        raise StoreError(f"{manifest.build_id} is refused: files and manifest differ in {', '.join(odd[:5])}")
-    for name, digest in manifest.files.items():
-        if sha256_of(prefix / name) != digest:
-            raise StoreError(f"{manifest.build_id} is refused: {name} is not the file that the manifest lists")
-
-
 def _run(prefix: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
@@ -296,21 +181,3 @@ def _run(prefix: Path, *arguments: str) -> str:
         why = f"shared library {missing[1]} is not installed" if missing else done.stderr.strip()[-300:]
         raise StoreError(f"the build does not run on this host: {why or f'status {done.returncode}'}")
     return done.stdout
-
-
-def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-        elif path.is_dir():
-            _sync_directory(path)
-    _sync_directory(directory)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

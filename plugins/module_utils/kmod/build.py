@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,17 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.source i
     read_overlay,
     read_series,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import SCHEMA
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kbuild import Kbuild, module_information
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KIND, SCHEMA, KmodManifest
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.tree import extract
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kbuild import Kbuild
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KIND, THIN_FILE, KmodManifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.module_file import module_information
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.sbom import write_sbom
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.signing import Signing
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.tree import extract, source_version
 
 # Part of every build id: raise it when a change here makes other modules out of the same inputs.
 RECIPE = 1
-THIN_MODULE = "kvm_thin.ko"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class KmodSpec:
     ``patches``: folder with a ``series`` file. ``overlay``: folder with a file ``files``. ``thin``: source of kvm_thin.
     ``fixes``: another such folder, or none: what this core has beyond its source, applied after ``patches``.
     ``label``: any text; it makes another build out of the same inputs. ``debug``: kvm_thin compares its caches with the
-    hardware on every use. ``jobs``: compilers at once.
+    hardware on every use. ``jobs``: compilers at once. ``signing``: what both modules are signed with, if they are to be.
     """
 
     series: str
@@ -60,6 +63,7 @@ class KmodSpec:
     fixes: Path | None = None
     label: str = ""
     debug: bool = False
+    signing: Signing | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class KmodBuilder:
         """Look at all inputs and work out the ids. Raises ``LiveUpgradeError``."""
         kbuild = Kbuild(self._root, spec.release)
         kbuild.check()
+        # A signed module is another file: a host that insists on signatures must not get the one without by its id.
+        signed = {"signed": kbuild.check_signing(spec.signing)} if spec.signing else {}
         if not spec.source.is_file():
             raise LiveUpgradeError(f"{spec.source} is not there: install linux-source-{spec.series} in {self._root}")
         kernel = kbuild.identity()
@@ -99,7 +105,7 @@ class KmodBuilder:
         if abi is None:
             raise LiveUpgradeError(f"{spec.thin}/kvm_thin.h names no KVM_THIN_ABI")
         source = {"name": spec.source.name, "sha256": sha256_of(spec.source)}
-        thin_build = _digest({"recipe": RECIPE, "kernel": kernel, "thin": _ids(thin), "debug": spec.debug})
+        thin_build = _digest({"recipe": RECIPE, "kernel": kernel, "thin": _ids(thin), "debug": spec.debug, **signed})
         header = next(item for item in _ids(thin) if item["name"] == "kvm_thin.h")
         inputs = {
             "recipe": RECIPE,
@@ -109,6 +115,7 @@ class KmodBuilder:
             "overlay": _ids(overlay),
             "interface": header,
             "label": spec.label,
+            **signed,
         }
         return KmodPlan(
             spec, _digest(inputs), thin_build, int(abi[1]), source, patches, overlay, thin, kernel
@@ -117,6 +124,14 @@ class KmodBuilder:
     def artifact(self, plan: KmodPlan) -> Path:
         """Where the artifact of ``plan`` is, or will be. A core may have been built with another kvm_thin before."""
         return self._dest / f"kvm-{plan.name}-{plan.thin_build}.tar.gz"
+
+    def build_id(self, plan: KmodPlan) -> str:
+        """The id of the build of ``plan``, which may have to be asked of the source. Raises ``LiveUpgradeError``."""
+        return f"kvm-{source_version(plan.spec.source)}-{plan.name}"
+
+    def finished(self, plan: KmodPlan) -> bool:
+        """Tell whether the artifact of ``plan`` is there. Raises ``LiveUpgradeError`` for one that was changed."""
+        return finished(self.artifact(plan))
 
     def build(self, plan: KmodPlan) -> Path:
         """Return the artifact of ``plan``, built now if it is not there. Raises ``LiveUpgradeError``.
@@ -128,7 +143,7 @@ class KmodBuilder:
         work.parent.mkdir(parents=True, exist_ok=True)
         with open(work.with_name(f"{work.name}.lock"), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not finished(artifact):
+            if not self.finished(plan):
                 self._build(plan, work, artifact)
         return artifact
 
@@ -140,8 +155,8 @@ class KmodBuilder:
         kbuild = Kbuild(self._root, plan.spec.release)
         debug = {"KVM_THIN_DEBUG": "1"} if plan.spec.debug else {}
         kbuild.modules(folder, plan.spec.jobs, KVM_THIN_BUILD=plan.thin_build, **debug)
-        kbuild.strip(folder / THIN_MODULE)
-        return folder / THIN_MODULE
+        kbuild.strip(folder / THIN_FILE)
+        return folder / THIN_FILE
 
     def _build(self, plan: KmodPlan, work: Path, artifact: Path) -> None:
         if work.exists():
@@ -163,6 +178,8 @@ class KmodBuilder:
         kbuild.strip(module)
         for built in (thin, module):
             shutil.copy(built, prefix / built.name)
+            if plan.spec.signing:
+                kbuild.sign(prefix / built.name, plan.spec.signing)
         self._describe(plan, version, prefix)
         pack(prefix, artifact)
         shutil.rmtree(work)
@@ -177,7 +194,7 @@ class KmodBuilder:
             version=version,
             series=plan.spec.series,
             release=plan.spec.release,
-            vermagic="",
+            vermagic=module_information(prefix / f"kvm_core_{plan.name}.ko")["vermagic"].strip(),
             thin_abi=plan.thin_abi,
             thin_build=plan.thin_build,
             source=plan.source,
@@ -187,11 +204,13 @@ class KmodBuilder:
             compiler=plan.kernel["compiler"],
             architecture=platform.machine(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            files={path.name: sha256_of(path) for path in sorted(prefix.iterdir())},
+            files={},
+            signed_by=plan.spec.signing.certificate_sha256 if plan.spec.signing else "",
         )
-        core = prefix / f"{manifest.module}.ko"
-        _check_core(core)
-        replace(manifest, vermagic=module_information(core)["vermagic"].strip()).write(prefix)
+        _check_core(prefix / manifest.core_file)
+        write_sbom(prefix / "sbom.cdx.json", manifest, prefix)
+        files = {path.name: sha256_of(path) for path in sorted(prefix.iterdir())}
+        KmodManifest.from_dict({**manifest.to_dict(), "files": files}).write(prefix)
 
 
 def _check_core(module: Path) -> None:

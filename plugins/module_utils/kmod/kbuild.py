@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.digest import sha256_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.module_file import is_signed
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.signing import Signing
 
 # What make says where a kernel is built without the means for it; nothing depends on type information here.
 _HARMLESS = re.compile(r"Skipping BTF generation")
@@ -58,6 +60,27 @@ class Kbuild:
         if complaints:
             raise LiveUpgradeError(f"the build of {folder.name} is not clean: {' | '.join(complaints[:5])}")
 
+    def check_signing(self, signing: Signing) -> dict[str, str]:
+        """Return what a signature is known by. Raises ``LiveUpgradeError`` when nothing can be signed with that."""
+        if not self._sign_file.is_file():
+            raise LiveUpgradeError(f"there is no {self._sign_file}: the headers of {self.release} cannot sign modules")
+        signing.check()
+        for path in (signing.key, signing.certificate):
+            if self.root not in path.resolve().parents:
+                raise LiveUpgradeError(f"{path} does not lie in {self.root}, where modules are signed: put it there")
+        return {"certificate": signing.certificate_sha256, "hash": signing.hash}
+
+    def sign(self, module: Path, signing: Signing) -> None:
+        """Append a signature to a module. Raises ``LiveUpgradeError``."""
+        files = [self.inside(path.resolve()) for path in (signing.key, signing.certificate)]
+        self.run(self.inside(self._sign_file), signing.hash, *files, self.inside(module))
+        if not is_signed(module):
+            raise LiveUpgradeError(f"sign-file left {module.name} without a signature")
+
+    @property
+    def _sign_file(self) -> Path:
+        return self.headers / "scripts" / "sign-file"
+
     def strip(self, module: Path) -> None:
         """Remove the debug information of a module."""
         self.run("strip", "--strip-debug", self.inside(module))
@@ -88,9 +111,3 @@ class Kbuild:
             words = [line for line in done.stdout.splitlines() if "error" in line.lower()] or done.stdout.splitlines()
             raise LiveUpgradeError(f"{command[0]} failed with status {done.returncode}: {' | '.join(words[-6:])}")
         return done.stdout
-
-
-def module_information(module: Path) -> dict[str, str]:
-    """What a module says of itself (``modinfo``), of each key the last value."""
-    pairs = re.findall(rb"(?:^|\0)([a-z_]+)=([^\0]*)(?=\0)", module.read_bytes())
-    return {key.decode(): value.decode(errors="replace") for key, value in pairs}

@@ -5,48 +5,41 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import (
+    ManifestError,
+    TypedManifest,
+)
 
-SCHEMA = 1
 KIND = "kvm"
 BUILD_ID = re.compile(r"kvm-(?P<version>\d+(\.\d+)+)-(?P<name>[0-9a-f]{16})")
-MANIFEST_NAME = "manifest.json"
+THIN_FILE = "kvm_thin.ko"
 
 
 @dataclass(frozen=True)
-class KmodManifest:
+class KmodManifest(TypedManifest):
     """One build.
 
     ``name``: what the core is called by kvm_thin; its node is ``/dev/kvm-<name>``, its module ``kvm_core_<name>``.
     ``thin_abi``: the ABI that the core needs. ``thin_build``: the kvm_thin in ``files``, which need not be the one that runs.
     ``release`` and ``vermagic``: the kernel it loads into. ``version``: of the kernel source that the core is made of.
+    ``signed_by``: SHA-256 of the certificate that checks the modules' signatures, empty for modules without.
     """
 
-    schema: int
-    kind: str
-    build_id: str
+    KIND: ClassVar[str] = KIND
+    BUILD_ID: ClassVar[re.Pattern[str]] = BUILD_ID
+
     name: str
-    version: str
-    series: str
     release: str
     vermagic: str
     thin_abi: int
     thin_build: str
-    source: dict[str, str]
-    patches: list[dict[str, str]]
     overlay: list[dict[str, str]]
     thin: list[dict[str, str]]
-    compiler: str
-    architecture: str
-    created: str
-    files: dict[str, str]
+    signed_by: str = ""
 
     @property
     def module(self) -> str:
@@ -54,33 +47,27 @@ class KmodManifest:
         return f"kvm_core_{self.name}"
 
     @property
+    def core_file(self) -> str:
+        """File of the core in the artifact."""
+        return f"{self.module}.ko"
+
+    @property
     def node(self) -> str:
         """Device node of the core."""
         return f"/dev/kvm-{self.name}"
 
-    def write(self, directory: Path) -> None:
-        """Write the manifest of the artifact that lies in ``directory``."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
-        (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    def _check(self) -> None:
+        super()._check()
+        if self.build_id != f"kvm-{self.version}-{self.name}":
+            raise ManifestError(f"build id {self.build_id} is not that of core {self.name} of Linux {self.version}")
+        for file in (THIN_FILE, self.core_file):
+            if file not in self.files:
+                raise ManifestError(f"the manifest does not list {file}")
 
-    @classmethod
-    def load(cls, directory: Path) -> KmodManifest:
-        """Return the manifest of an unpacked artifact. Raises ``LiveUpgradeError`` telling what is wrong with it."""
-        try:
-            data = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise LiveUpgradeError(f"{directory} has no readable {MANIFEST_NAME}: {exc}") from exc
-        return cls.from_dict(data)
 
-    @classmethod
-    def from_dict(cls, data: Any) -> KmodManifest:
-        """Return the manifest that ``data`` holds. Raises ``LiveUpgradeError``."""
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("kind") != KIND:
-            raise LiveUpgradeError(f"this is no manifest of a KVM artifact of schema {SCHEMA}")
-        names = {item.name for item in dataclasses.fields(cls)}
-        if missing := sorted(names - set(data)):
-            raise LiveUpgradeError(f"the manifest does not tell {', '.join(missing)}")
-        manifest = cls(**{name: data[name] for name in names})
-        if BUILD_ID.fullmatch(manifest.build_id) is None:
-            raise LiveUpgradeError(f"{manifest.build_id!r} is not the id of a KVM build")
-        return manifest
+def name_of(build_id: str) -> str:
+    """Return the name of the core of a build. Raises ``ManifestError`` for what is not the id of one."""
+    match = BUILD_ID.fullmatch(build_id)
+    if match is None:
+        raise ManifestError(f"{build_id!r} is not the id of a KVM build (kvm-<version>-<16 hex digits>)")
+    return match["name"]

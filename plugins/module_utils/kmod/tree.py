@@ -46,6 +46,17 @@ def extract(tarball: Path, target: Path) -> str:
     return _version((target / "Makefile").read_text(encoding="utf-8"))
 
 
+def source_version(tarball: Path) -> str:
+    """Return the version of the kernel in ``tarball``, of which no more is read than it takes. Raises ``LiveUpgradeError``."""
+    top = tarball.name.split(".tar")[0]
+    command = ["tar", "--occurrence=1", "--to-stdout", "-xf", str(tarball), f"{top}/Makefile"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise LiveUpgradeError(f"{tarball} is not a kernel source with {top}/ in it: {said}")
+    return _version(done.stdout)
+
+
 def _version(makefile: str) -> str:
     found = [re.search(rf"^{name} = (\d+)$", makefile, re.MULTILINE) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     numbers = [match[1] for match in found if match]

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import SCHEMA, Manifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.manifest import Manifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import SCHEMA
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest, Verdict
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import (
