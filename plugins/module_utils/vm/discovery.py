@@ -56,6 +56,12 @@ def discover_one(pid: int) -> Vm | None:
     return _look_at(process) if process else None
 
 
+def name_of(pid: int) -> str | None:
+    """Return the name of the VM that process ``pid`` runs, without asking it; None when it runs none."""
+    process = read_process(pid)
+    return _name(process, _options(process.argv)[0]) if process else None
+
+
 def select(vms: Iterable[Vm], names: list[str]) -> list[Vm]:
     """Return the VMs of these names, all when ``names`` is empty. Raises ``LiveUpgradeError`` for an unknown name."""
     found = list(vms)
