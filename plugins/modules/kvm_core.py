@@ -23,8 +23,8 @@ options:
       - V(present) has the core loaded, and its node C(/dev/kvm-<name>) there for the group C(kvm). The first core that is loaded
         is the default.
       - V(default) has it loaded and opened by C(/dev/kvm).
-      - V(absent) has it unloaded, when nobody uses it any more. Not while it is the default and there are others. With the last core
-        C(kvm_thin) goes as well.
+      - V(absent) has it unloaded, when nobody uses it any more. Not while it is the default and there are others. With the last
+        core C(kvm_thin) goes as well.
     type: str
     choices:
       - present
@@ -43,10 +43,10 @@ options:
     default: 60
   persist:
     description:
-      - With V(true), O(state=present) and O(state=default) have the core loaded at boot as well, by a unit of systemd, in place of
-        the kernel's own KVM; a boot into a kernel for which no core was chosen, or whose cores do not load, loads that.
-      - With V(false) they leave what is loaded at boot as it is, and O(state=absent) has the core not loaded at boot any more. When
-        it was the last for any kernel, the host boots as it did before.
+      - With V(true), O(state=present) and O(state=default) have the core loaded at boot as well, by a unit of systemd, in place
+        of the kernel's own KVM; a boot into a kernel for which no core was chosen, or whose cores do not load, loads that.
+      - With V(false) they leave what is loaded at boot as it is, and O(state=absent) has the core not loaded at boot any more.
+        When it was the last for any kernel, the host boots as it did before.
     type: bool
     default: false
   state_dir:

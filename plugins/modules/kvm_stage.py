@@ -20,8 +20,8 @@ description:
 options:
   state:
     description:
-      - V(present) stages O(artifact). V(absent) removes O(build_id), unless its core or its C(kvm_thin) is loaded, or it is loaded
-        at boot.
+      - V(present) stages O(artifact). V(absent) removes O(build_id), unless its core or its C(kvm_thin) is loaded, or it is
+        loaded at boot.
     type: str
     choices:
       - present

@@ -115,10 +115,11 @@ class BootChoice:
         return all(_read(self._root / path) == file for path, file in self._wanted(builds).items())
 
     def set(self, builds: list[str]) -> None:
-        """Have ``builds`` loaded at boot; with none, have things as they were. Raises ``LiveUpgradeError``; nothing is changed then."""
+        """Have ``builds`` loaded at boot, or with none, things as they were. When it raises ``LiveUpgradeError`` nothing is changed."""
         wanted = self._wanted(builds)
-        before = {path: _read(self._root / path) for path in wanted}
+        before: dict[str, _File] = {}
         try:
+            before = {path: _read(self._root / path) for path in wanted}
             for path, file in wanted.items():
                 _write(self._root / path, file)
         except OSError as exc:

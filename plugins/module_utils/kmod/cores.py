@@ -109,7 +109,7 @@ class CoreManager:
             for change in changes:
                 self._do(change)
                 done.append(change)
-        except LiveUpgradeError as exc:
+        except (LiveUpgradeError, OSError) as exc:
             raise LiveUpgradeError(f"{exc}. {self._take_back(done, before)}") from exc
 
     def _plan_unload_stock(self, state: KvmState) -> list[Change]:
@@ -197,7 +197,7 @@ class CoreManager:
         for change in reversed(done):
             try:
                 self._undo(change, before)
-            except LiveUpgradeError as exc:
+            except (LiveUpgradeError, OSError) as exc:
                 failed.append(f"{change}: {exc}")
         if failed:
             return f"What was done before could not all be taken back: {'; '.join(failed)}"

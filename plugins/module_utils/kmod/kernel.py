@@ -10,13 +10,13 @@ import gzip
 import lzma
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.module_file import information_in
 
-_OPENERS = {".ko": open, ".xz": lzma.open, ".gz": gzip.open}
+_UNPACKED: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
 _LOG_LINES = 4
 
 
@@ -34,15 +34,12 @@ class Kernel:
     def vermagic(self) -> str | None:
         """Return the vermagic of the kernel's own modules; None when none of them can be read."""
         folder = self.root / "lib/modules" / self.release
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, lzma.LZMAError):
             for line in (folder / "modules.dep").read_text().splitlines():
                 path = folder / line.partition(":")[0]
-                opener = _OPENERS.get(path.suffix)
-                if (
-                    opener and path.parts and "kernel" in path.parts
-                ):  # not one that DKMS or this collection has put there
-                    with opener(path, "rb") as stream:
-                        return information_in(stream.read()).get("vermagic", "").strip() or None
+                unpacked = _UNPACKED.get(path.suffix)
+                if unpacked and line.startswith("kernel/"):  # not one that was added to it
+                    return information_in(unpacked(path.read_bytes())).get("vermagic", "").strip() or None
         return None
 
     def signatures_wanted(self) -> str | None:

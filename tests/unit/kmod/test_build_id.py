@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodPlan, KmodSpec
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kbuild import Kbuild
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.signing import Signing
 
 Plan = Callable[..., KmodPlan]
 
@@ -92,3 +93,49 @@ def test_the_abi_is_the_headers(plan: Plan) -> None:
 def test_a_missing_source_names_its_package(plan: Plan, sources: Path) -> None:
     with pytest.raises(LiveUpgradeError, match=r"install linux-source-6\.12"):
         plan(source=sources / "nothing.tar.xz")
+
+
+class TestSigning:
+    """What is signed is another build, and the key is one that nobody else has."""
+
+    @pytest.fixture
+    def signing(self, sources: Path, monkeypatch: pytest.MonkeyPatch) -> Signing:
+        sign_file = sources / "usr/src/linux-headers-6.12.1-amd64/scripts/sign-file"
+        sign_file.parent.mkdir(parents=True)
+        sign_file.touch()
+        signing = Signing(sources / "key.pem", sources / "key.crt")
+        signing.key.write_text("private")
+        signing.key.chmod(0o600)
+        signing.certificate.write_text("certificate")
+        return signing
+
+    def test_signed_is_another_core_and_another_thin(self, plan: Plan, signing: Signing) -> None:
+        plain, signed = plan(), plan(signing=signing)
+        assert plain.name != signed.name
+        assert plain.thin_build != signed.thin_build
+
+    def test_it_is_known_by_the_certificate_not_by_the_key(self, plan: Plan, signing: Signing) -> None:
+        before = plan(signing=signing).name
+        signing.key.write_text("the same with another line break")
+        assert plan(signing=signing).name == before
+        signing.certificate.write_text("another")
+        assert plan(signing=signing).name != before
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+    def test_key_that_others_have_is_refused(self, plan: Plan, signing: Signing, mode: int) -> None:
+        signing.key.chmod(mode)
+        with pytest.raises(LiveUpgradeError, match="others can read or change it"):
+            plan(signing=signing)
+
+    def test_missing_key_is_named(self, plan: Plan, signing: Signing) -> None:
+        signing.key.unlink()
+        with pytest.raises(LiveUpgradeError, match=r"there is no key .*key\.pem"):
+            plan(signing=signing)
+
+    def test_key_outside_of_the_root_is_refused(
+        self, plan: Plan, signing: Signing, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("elsewhere") / "key.pem"
+        signing.key.rename(elsewhere)
+        with pytest.raises(LiveUpgradeError, match="does not lie in"):
+            plan(signing=replace(signing, key=elsewhere))
