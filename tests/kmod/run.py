@@ -29,6 +29,7 @@ from kmodlab.cases import CASES, Case
 from kmodlab.intel import IntelMachine
 from kmodlab.machine import Machine, compile_programs, initial_root
 from kmodlab.older import get_older_source
+from kmodlab.python_root import python_root
 from kmodlab.root import get_build_root
 from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
@@ -51,8 +52,10 @@ def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machi
     initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
     machines: list[Machine] = []
     if "amd" in vendors:
+        python_initrd = scratch / "python-initrd.gz"
+        python_initrd.write_bytes(initrd.read_bytes() + python_root(modules))
         emulator = get_outer_qemu(cache, default_artifact(NEW_SERIES), progress)
-        machines.append(AmdMachine(emulator, kernel, initrd))
+        machines.append(AmdMachine(emulator, kernel, initrd, python_initrd))
     if "intel" in vendors:
         folder = scratch / "intel"
         folder.mkdir()

@@ -115,7 +115,7 @@ class BootChoice:
         return all(_read(self._root / path) == file for path, file in self._wanted(builds).items())
 
     def set(self, builds: list[str]) -> None:
-        """Have ``builds`` loaded at boot, or with none, things as they were. When it raises ``LiveUpgradeError`` nothing is changed."""
+        """Have ``builds`` loaded at boot, with none things as they were; all or nothing. Raises ``LiveUpgradeError``."""
         wanted = self._wanted(builds)
         before: dict[str, _File] = {}
         try:

@@ -19,10 +19,10 @@ class AmdMachine:
 
     vendor = "amd"
 
-    def __init__(self, emulator: Path, kernel: Kernel, initrd: Path) -> None:
+    def __init__(self, emulator: Path, kernel: Kernel, initrd: Path, python_initrd: Path) -> None:
         self._emulator = emulator
         self._kernel = kernel
-        self._initrd = initrd
+        self._initrds = {False: initrd, True: python_initrd}
 
     def run(self, case: Case, config: str, log: Path) -> Run:
         """A reset ends QEMU, as power off does."""
@@ -33,7 +33,7 @@ class AmdMachine:
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
             "-accel", f"tcg,thread={threads}", "-cpu", "max,la57=off", "-smp", "2", "-m", "1G",
             "-serial", f"file:{log}", "-monitor", "none",
-            "-kernel", str(self._kernel.image), "-initrd", str(self._initrd),
+            "-kernel", str(self._kernel.image), "-initrd", str(self._initrds[case.python]),
             "-append", f"{append} kmod.case={case.name} kmod.config={config}",
         ]  # fmt: skip
         began_s = time.monotonic()

@@ -22,10 +22,14 @@ SAMPLING_CALL = "\tthin_uret_online();\n"
 
 @dataclass(frozen=True)
 class Modules:
-    """``files``: name that the test's guest loads it by → module. ``names``: variable of the guest → name of a core."""
+    """``files``: name that the test's guest loads it by → module. ``names``: variable of the guest → name of a core.
+
+    ``artifacts``: the same variable → the artifact of the core.
+    """
 
     files: dict[str, bytes]
     names: dict[str, str]
+    artifacts: dict[str, Path]
 
 
 class ModuleBuilds:
@@ -55,6 +59,7 @@ class ModuleBuilds:
         """Build what is not there yet. Raises ``LiveUpgradeError``."""
         files: dict[str, bytes] = {}
         names: dict[str, str] = {}
+        artifacts: dict[str, Path] = {}
         cores = {
             "A": ("core_a", self._spec),
             "B": ("core_b", replace(self._spec, fixes=self._fixes)),
@@ -67,11 +72,12 @@ class ModuleBuilds:
             artifact = self._builder.build(plan)
             files[file] = _member(artifact, f"kvm_core_{plan.name}.ko")
             names[variable] = plan.name
+            artifacts[variable] = artifact
             if variable == "A":
                 files["kvm_thin"] = _member(artifact, "kvm_thin.ko")
         files["kvm_thin_debug"] = self._thin(self._builder.plan(replace(self._spec, debug=True)))
         files["kvm_thin_unsampled"] = self._thin(self._builder.plan(replace(self._spec, thin=self._unsampled())))
-        return Modules(files, names)
+        return Modules(files, names, artifacts)
 
     def _thin(self, plan: KmodPlan) -> bytes:
         with tempfile.TemporaryDirectory(dir=self._work) as folder:

@@ -19,7 +19,7 @@ class Case:
     a thread for each QEMU now and then loses interrupts and translations of busy VMs, with the kernel's own KVM too.
     ``fault``: what the guest of the configuration ``control`` has to have told, in a pattern.
     ``reset``: how the machine is to end after the word ``ready``, in a pattern that has to be (or, with ``!`` before it, must
-    not be) in what it writes.
+    not be) in what it writes. ``python``: the machine has Python, the modules of the collection and artifacts.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Case:
     one_thread: bool = False
     fault: str = r"TSC_AUX .*is [0-9a-f]+"
     reset: str = ""
+    python: bool = False
 
 
 CASES = (
@@ -46,6 +47,16 @@ CASES = (
     Case("names", "nodes, default core, names", ("two",), ("two",)),
     Case("fixed-bug", "bug gone on the core with its fix", ALL, fault=r"and back saw: executed executed executed"),
     Case("nothing-left", "all off and gone after unload", ("one", "two"), ("two",)),
+    Case(
+        "modules", "Ansible modules: stage, load, choose, unload", ("two",), limit_s=600, one_thread=True, python=True
+    ),
+    Case(
+        "signatures",
+        "modules that want signatures: unsigned refused",
+        ("one",),
+        arguments="module.sig_enforce=1 lockdown=integrity",
+        python=True,
+    ),
     Case("reboot", "reboot with VMs on each CPU", LOADED, ("two",), reset=r"!Kernel panic|WARNING:|BUG:"),
     Case("panic", "panic with VMs on each CPU", LOADED, ("two",), reset=r"Kernel panic"),
 )
