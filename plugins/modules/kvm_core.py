@@ -15,7 +15,7 @@ description:
   - Loads C(kvm_thin) and the core of a build that M(vmm.live_upgrade.kvm_stage) has put on the host, makes it what C(/dev/kvm)
     opens, or unloads it. Running VMs stay on the core whose node they opened.
   - Cores and the kernel's own KVM exclude each other. The latter is unloaded when nobody uses it; otherwise loading is refused,
-    and the VMs that hold it are named. Drain such a host, or reboot it once with O(persist=true) set on an empty one.
+    and the VMs that hold it are named. Drain such a host, or set O(persist=true) and O(load=false) and reboot it once.
   - A change that fails takes back what it did before. The kernel's own KVM is loaded again if it was unloaded.
 options:
   state:
@@ -49,6 +49,12 @@ options:
         When it was the last for any kernel, the host boots as it did before.
     type: bool
     default: false
+  load:
+    description:
+      - With V(false), which needs O(persist=true), nothing is loaded or unloaded now. The core is loaded at the next boot. That
+        is the way for a host whose VMs hold the kernel's own KVM and cannot be moved away.
+    type: bool
+    default: true
   state_dir:
     description:
       - Where builds live on the host.
@@ -81,6 +87,12 @@ EXAMPLES = r"""
     build_id: kvm-6.12.118-0123456789abcdef
     state: default
     persist: true
+
+- name: Have a host with VMs on the kernel's own KVM load it at its next boot
+  vmm.live_upgrade.kvm_core:
+    build_id: kvm-6.12.118-0123456789abcdef
+    persist: true
+    load: false
 
 - name: Unload the former when its last VM has been moved
   vmm.live_upgrade.kvm_core:
@@ -142,10 +154,15 @@ def main() -> None:
             "build_id": {"type": "str", "required": True},
             "deadline_s": {"type": "float", "default": 60},
             "persist": {"type": "bool", "default": False},
+            "load": {"type": "bool", "default": True},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
         },
         supports_check_mode=True,
     )
+    if not module.params["load"] and (module.params["state"] == "absent" or not module.params["persist"]):
+        module.fail_json(
+            msg="load=false is for state=present and state=default with persist=true: nothing would be done"
+        )
     kernel = Kernel()
     store = KvmStore(Path(module.params["state_dir"]), kernel.release)
     manager = CoreManager(kernel, store, Nodes(), BootChoice(store), discovery.name_of)
@@ -183,6 +200,8 @@ def _plan(module: AnsibleModule, manager: CoreManager) -> list[Change]:
     params = module.params
     if params["state"] == "absent":
         return manager.plan_absent(params["build_id"], deadline_s=params["deadline_s"], persist=params["persist"])
+    if not params["load"]:
+        return manager.plan_boot(params["build_id"], default=params["state"] == "default")
     return manager.plan_present(params["build_id"], default=params["state"] == "default", persist=params["persist"])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
@@ -81,6 +82,15 @@ class CoreManager:
             changes.append(Default(manifest.name))
         return [*changes, *(self._plan_boot_with(build_id, default) if persist else [])]
 
+    def plan_boot(self, build_id: str, *, default: bool) -> list[Change]:
+        """Return what it takes to have the staged build loaded at the next boot, not now. Raises ``LiveUpgradeError``."""
+        build = self._store.get(build_id)
+        check_fit(
+            build.manifest, self._kernel, replace(self.state(), thin_abi=None)
+        )  # the next boot loads a thin that fits
+        build.verify()
+        return self._plan_boot_with(build_id, default)
+
     def plan_absent(self, build_id: str, *, deadline_s: float, persist: bool) -> list[Change]:
         """Return what it takes to have the build not loaded, nor at boot unless ``persist``. Raises ``LiveUpgradeError``."""
         state = self.state()
@@ -128,7 +138,7 @@ class CoreManager:
         if holders:
             raise LiveUpgradeError(
                 f"the kernel's own KVM is in use by {', '.join(holders)}: no core can be loaded beside it. Nothing was changed. "
-                "Move or end these VMs, or reboot the host once with cores (persist)"
+                "Move or end these VMs, or have the core loaded at the next boot (persist=true, load=false) and reboot"
             )
         return [Unload(module) for module in state.stock]
 

@@ -72,6 +72,10 @@ def refuse_beside_vms(build: str) -> None:
     with vm("/dev/kvm") as pid:
         refused(run("kvm_core", build_id=build), f"kernel's own KVM is in use by process {pid}")
         info = run("kvm_info")
+        expect(run("kvm_core", build_id=build, persist=True, load=False), changed=True)
+        say(run("kvm_info")["boot"] == [build], "the next boot is chosen beside running VMs")
+        expect(run("kvm_core", build_id=build, state="absent"), changed=True)
+        refused(run("kvm_core", build_id=build, load=False), "nothing would be done")
         say(info["stock"] == {"loaded": True, "users": [{"pid": pid, "vm": None}]}, f"{info['stock']} tells the user")
     say(loaded("kvm_amd") and not loaded("kvm_thin"), "the kernel's own KVM stays")
 

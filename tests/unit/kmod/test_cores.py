@@ -249,6 +249,13 @@ class TestBoot:
         assert _files(host.root / "etc") == ["modprobe.d"]
         assert sorted(host.manager.picture().modules) == sorted(before.modules)
 
+    def test_next_boot_is_chosen_while_vms_hold_the_stock_kvm(self, host: Host) -> None:
+        host.kernel.process(7, "/dev/kvm", uses="kvm_amd")
+        host.manager.apply(host.manager.plan_boot(build_id(1), default=False))
+        assert host.boot.builds() == [build_id(1)]
+        assert host.manager.plan_boot(build_id(1), default=True) == []
+        assert host.kernel.said == []
+
     def test_choice_names_files_of_the_store(self, host: Host) -> None:
         host.present(1, persist=True)
         folder = host.store.folder / build_id(1)
