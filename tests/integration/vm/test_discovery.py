@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.users import users_of_kvm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, discover_one
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, discover_one, name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.elf import identify
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import LocalQemu, QemuFactory, marked_copy
@@ -71,6 +72,15 @@ def test_tells_what_a_vm_is_and_has(start: QemuFactory, qemu_new: Path) -> None:
     ]
     assert (vm.hotplugged, vm.passthrough, vm.problems) == ([], [], [])
     assert vm.mechanisms["cpr-transfer"].possible is True
+
+
+def test_users_of_kvm_are_vms_with_their_names(start_qemu: QemuFactory, accel: str) -> None:
+    """On a machine without KVM nobody uses it."""
+    qemu = start_qemu("web1")
+
+    names = {process.user.pid: process.user.vm for process in users_of_kvm(Path("/"), name_of)}
+
+    assert names.get(qemu.pid) == ("web1" if accel == "kvm" else None)
 
 
 def test_foreign_binary_has_no_build_id_but_the_linkers(start: QemuFactory, qemu_new: Path) -> None:

@@ -17,7 +17,7 @@ from vmmlab.cpio import CpioArchive
 
 from .builds import Modules
 
-DRIVER = Path(__file__).resolve().parent.parent / "guest" / "modules.py"
+DRIVER = Path(__file__).resolve().parent.parent / "guest_driver.py"
 PYTHON = Path(sys.executable).resolve()
 # Large, and of no use there.
 LEFT_OUT = {
