@@ -154,6 +154,8 @@ def _present(module: AnsibleModule, store: KvmStore, kernel: Kernel, state: KvmS
     manifest = verify_kvm_artifact(artifact, params["sha256"], signers)
     if wanted not in (None, manifest.build_id):
         raise LiveUpgradeError(f"{artifact.name} is refused: it is {manifest.build_id}, expected was {wanted}")
+    if store.has(manifest):
+        return manifest.build_id
     check_fit(manifest, kernel, state)
     if not module.check_mode:
         store.stage(artifact, manifest)

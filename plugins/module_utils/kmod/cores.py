@@ -113,14 +113,14 @@ class CoreManager:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Do it all; what fails takes back what was done before. Raises ``LiveUpgradeError``."""
-        before = self.picture()
+        before, state = self.picture(), self.state()
         done: list[Change] = []
         try:
             for change in changes:
                 self._do(change)
                 done.append(change)
         except (LiveUpgradeError, OSError) as exc:
-            raise LiveUpgradeError(f"{exc}. {self._take_back(done, before)}") from exc
+            raise LiveUpgradeError(f"{exc}. {self._take_back(done, before, state)}") from exc
 
     def _plan_unload_stock(self, state: KvmState) -> list[Change]:
         """The kernel's own KVM goes when nobody uses it."""
@@ -201,24 +201,35 @@ class CoreManager:
         users = core.users if core else state.stock_users
         return ", ".join(map(str, users)) or "the kernel itself (a device given to a VM)"
 
-    def _take_back(self, done: list[Change], before: Picture) -> str:
+    def _take_back(self, done: list[Change], before: Picture, state: KvmState) -> str:
         """Undo what was done, last first, and return in words what came of that."""
         failed = []
         for change in reversed(done):
             try:
-                self._undo(change, before)
+                self._undo(change, before, state)
             except (LiveUpgradeError, OSError) as exc:
                 failed.append(f"{change}: {exc}")
         if failed:
             return f"What was done before could not all be taken back: {'; '.join(failed)}"
         return "KVM is as it was before"
 
-    def _undo(self, change: Change, before: Picture) -> None:
+    def _undo(self, change: Change, before: Picture, state: KvmState) -> None:
         if isinstance(change, Load):
             self._kernel.unload(change.module)
         elif isinstance(change, Unload) and change.module in (STOCK, *VENDORS):
             self._kernel.probe(change.module)
+        elif isinstance(change, Unload):
+            self._load(self._staged_file(change.module, state))
         elif isinstance(change, Default) and before.default is not None:
             self._kernel.set_parameter(THIN, "cores", before.default)
         elif isinstance(change, Boot):
             self._boot.set(list(before.boot))
+
+    def _staged_file(self, module: str, state: KvmState) -> Path:
+        """The file that a module which was loaded in ``state`` came from."""
+        for build in self._store.list():
+            if module == build.manifest.module:
+                return build.core
+            if module == THIN and build.manifest.thin_build == state.thin_version:
+                return build.thin
+        raise LiveUpgradeError(f"{module} is of no staged build")

@@ -89,6 +89,20 @@ class KvmStore:
         """Return the staged build of the core ``name``."""
         return next((build for build in self.list() if build.manifest.name == name), None)
 
+    def has(self, manifest: KmodManifest) -> bool:
+        """Tell whether the build of an artifact is staged. Raises ``LiveUpgradeError`` when it is with another kvm_thin."""
+        path = self.folder / manifest.build_id
+        if not path.is_dir():
+            return False
+        # the same core may come with another kvm_thin, which is not part of its id
+        staged = KmodManifest.load(path).thin_build
+        if staged != manifest.thin_build:
+            raise StoreError(
+                f"{manifest.build_id} is staged with kvm_thin {staged}, the artifact has {manifest.thin_build}: "
+                "remove the staged one first (state=absent), or keep it. Nothing was changed"
+            )
+        return True
+
     def stage(self, artifact: Path, manifest: KmodManifest) -> StagedKvm:
         """Put the build of a verified artifact into the store; one that is there already is left alone.
 
@@ -97,7 +111,7 @@ class KvmStore:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         with locked(self.folder):
             target = self.folder / manifest.build_id
-            if not target.is_dir():
+            if not self.has(manifest):
                 unpack(artifact, manifest, target, lambda folder: _check_modules(folder, manifest))
             return StagedKvm(target, manifest)
 

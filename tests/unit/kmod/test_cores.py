@@ -133,6 +133,22 @@ def test_last_core_takes_thin_along(host: Host) -> None:
     assert host.absent(1) == []
 
 
+@pytest.mark.parametrize("failing", ["thin", "boot"])
+def test_core_that_cannot_go_with_all_is_loaded_again(
+    host: Host, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.present(1, persist=True)
+    before = host.manager.picture()
+    if failing == "thin":
+        unload = host.kernel.unload
+        monkeypatch.setattr(host.kernel, "unload", lambda name: _refuse() if name == "kvm_thin" else unload(name))
+    else:
+        monkeypatch.setattr(host.boot, "set", lambda builds: _refuse())
+    with pytest.raises(LiveUpgradeError, match=r"no\. KVM is as it was before"):
+        host.absent(1)
+    assert sorted(host.manager.picture().modules) == sorted(before.modules)
+
+
 def test_default_stays_while_there_are_others(host: Host) -> None:
     host.present(1)
     host.present(2)
@@ -265,6 +281,10 @@ class TestBoot:
 
 def test_rule_is_the_one_of_the_sources() -> None:
     assert (ROOT / "kmod/udev/60-kvm-cores.rules").read_text() == RULE
+
+
+def _refuse() -> None:
+    raise LiveUpgradeError("no")
 
 
 def _files(folder: Path) -> list[str]:

@@ -61,6 +61,15 @@ def test_build_that_is_not_what_it_says_leaves_nothing(
     assert len([path for path in host.store.folder.iterdir() if path.name != ".lock"]) == 2
 
 
+def test_same_core_with_another_thin_is_not_taken_for_the_one_that_is_there(
+    host: Host, make_kvm_artifact: MakeArtifact
+) -> None:
+    manifest = verify_kvm_artifact(make_kvm_artifact(1), None, None)
+    assert host.store.has(manifest)
+    with pytest.raises(LiveUpgradeError, match=r"is staged with kvm_thin ffffffffffffffff, .*state=absent"):
+        _stage(host, make_kvm_artifact(1, thin_build="e" * 16))
+
+
 class TestFitness:
     """Whether this host could load a build."""
 
