@@ -36,6 +36,10 @@ options:
       - Directory with patches and a C(series) file that lists them in order.
     type: path
     required: true
+  fixes:
+    description:
+      - Another such directory, whose patches are applied after those. What this core has beyond its source.
+    type: path
   overlay:
     description:
       - Directory with files that are added to the source before it is patched, and a file C(files) that lists them.
@@ -178,6 +182,7 @@ def main() -> None:
             "release": {"type": "str"},
             "source": {"type": "path"},
             "patches": {"type": "path", "required": True},
+            "fixes": {"type": "path"},
             "overlay": {"type": "path", "required": True},
             "thin": {"type": "path", "required": True},
             "label": {"type": "str", "default": ""},
@@ -244,6 +249,7 @@ def _spec(module: AnsibleModule, root: Path) -> KmodSpec:
         jobs=params["jobs"] or len(os.sched_getaffinity(0)),
         label=params["label"],
         debug=params["debug"],
+        fixes=Path(params["fixes"]) if params["fixes"] else None,
         signing=signing,
     )
 
