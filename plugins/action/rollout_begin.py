@@ -17,10 +17,12 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
     load_report,
     previous_builds,
+    previous_cores,
     previous_defaults,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
@@ -34,6 +36,7 @@ class ActionModule(ControllerAction):
     ARGUMENT_SPEC = {
         "kind": {"type": "str", "choices": ["upgrade", "rollback"], "default": "upgrade"},
         "build_id": {"type": "str"},
+        "kvm_build_id": {"type": "str"},
         "hosts": {"type": "list", "elements": "str", "required": True},
         "waves": {"type": "list", "elements": "raw", "required": True},
         "downtime_budget_ms": {"type": "float"},
@@ -45,7 +48,7 @@ class ActionModule(ControllerAction):
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
         _require_localhost(task_vars)
-        targets, defaults = _targets(arguments)
+        targets, defaults, cores = _targets(arguments)
         waves = plan_waves(arguments["hosts"], arguments["waves"])
         started = datetime.datetime.now(datetime.timezone.utc)
         rollout_id = f"{arguments['kind']}-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -63,6 +66,7 @@ class ActionModule(ControllerAction):
             rollout_id=rollout_id,
             kind=arguments["kind"],
             build_id=arguments["build_id"],
+            kvm_build_id=arguments["kvm_build_id"] or None,
             plan=self.is_plan,
             waves=waves,
             downtime_budget_ms=arguments["downtime_budget_ms"],
@@ -76,8 +80,10 @@ class ActionModule(ControllerAction):
             "waves": waves,
             "targets": targets,
             "defaults": defaults,
+            "kvm_build_id": arguments["kvm_build_id"] or "",
+            "cores": cores,
         }
-        target = arguments["build_id"] or "the builds before"
+        target = " and ".join(filter(None, (arguments["build_id"] or "the builds before", arguments["kvm_build_id"])))
         self.say(
             f"{rollout_id}: {len(arguments['hosts'])} hosts to {target} in {len(waves)} waves; journal {journal.path}"
         )
@@ -95,21 +101,34 @@ def _require_localhost(task_vars: Mapping[str, Any]) -> None:
         )
 
 
-def _targets(arguments: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Return for a roll-back, per host, the groups of VMs that go to a build, and the build for VMs yet to be started."""
-    build_id, wanted = arguments["build_id"], arguments["vms"]
+def _targets(
+    arguments: Mapping[str, Any],
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str], dict[str, dict[str, Any]]]:
+    """Return for a roll-back, per host, the groups of VMs that go to a build, the build for VMs yet to be started, and what
+    to do with the KVM cores (see ``previous_cores``).
+    """
+    build_id, kvm_build_id, wanted = arguments["build_id"], arguments["kvm_build_id"], arguments["vms"]
+    require_build_id(kvm_build_id, f"{arguments['kind']}_kvm_build")
     if arguments["kind"] == "upgrade":
         if not build_id:
             raise AnsibleError("an upgrade needs a build: -e upgrade_build=<build id>; nothing was touched")
-        return {}, {}
+        return {}, {}, {}
+    if kvm_build_id and not build_id:
+        raise AnsibleError(
+            "rollback_kvm_build needs rollback_build, too, which may be the build that the VMs run; nothing was touched"
+        )
     if build_id:
-        defaults = {} if wanted else dict.fromkeys(arguments["hosts"], build_id)
-        return {host: [{"build_id": build_id, "vms": wanted}] for host in arguments["hosts"]}, defaults
+        group = {"build_id": build_id, "vms": wanted, **({"kvm_build_id": kvm_build_id} if kvm_build_id else {})}
+        targets = {host: [group] for host in arguments["hosts"]}
+        if wanted:
+            return targets, {}, {}
+        cores = {host: {"default": kvm_build_id, "unload": []} for host in arguments["hosts"] if kvm_build_id}
+        return targets, dict.fromkeys(arguments["hosts"], build_id), cores
     if not arguments["previous_report"]:
         raise AnsibleError("a roll-back needs rollback_build or a report to go by (rollback_from); nothing was touched")
     report = load_report(Path(arguments["previous_report"]))
     targets = previous_builds(report, wanted)
-    return targets, {} if wanted else previous_defaults(report)
+    return targets, {} if wanted else previous_defaults(report), previous_cores(report, wanted)
 
 
 def _addresses(hosts: list[str], task_vars: Mapping[str, Any]) -> dict[str, str]:

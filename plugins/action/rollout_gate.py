@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import FAIL, PASS, judge, rollback_targets
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
+    FAIL,
+    PASS,
+    judge,
+    loaded_cores,
+    rollback_targets,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import evidence_line
 
@@ -55,5 +61,6 @@ class ActionModule(ControllerAction):
                 for name, record in records.items()
                 if undo and name in hosts and record["default_changed"] and record["previous_default"]
             },
+            "loaded_cores": loaded_cores(hosts, records) if stop else {},
             **gate.to_dict(),
         }

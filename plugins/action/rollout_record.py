@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import kvm_record
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
     host_outcome,
@@ -20,6 +21,9 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records i
 )
 
 _RESULTS = ("preflight", "health_before", "upgrade", "health_after", "set_default")
+# What was done to the KVM cores, in the order of ``kvm_record``.
+_CORES = ("kvm_load", "kvm_found", "kvm_default", "kvm_unload")
+_SAID = {"host": "", "rollback": "roll-back ", "settled": "KVM cores "}
 
 
 class ActionModule(ControllerAction):
@@ -27,9 +31,9 @@ class ActionModule(ControllerAction):
 
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
-        "event": {"type": "str", "choices": ["started", "host", "rollback"], "required": True},
+        "event": {"type": "str", "choices": ["started", *_SAID], "required": True},
         "failure": {"type": "dict", "default": {}},
-        **{name: {"type": "dict", "default": {}} for name in _RESULTS},
+        **{name: {"type": "dict", "default": {}} for name in (*_RESULTS, *_CORES)},
     }
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -42,13 +46,13 @@ class ActionModule(ControllerAction):
             self.say(f"[wave {wave}] {host}: starts")
             return {"record": journal.append("started", host=host, wave=wave)}
 
-        results = [merge_loop(arguments[name]) for name in _RESULTS]
+        results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
         # Of a loop that failed Ansible says only that it did; the items tell why.
         reason = _message(merge_loop(arguments["failure"])) or next(
             (_message(r) for r in results if r.get("unreachable")), None
         )
-        preflight, health_before, upgrade, health_after, _set_default = results
+        preflight, health_before, upgrade, health_after = results[:4]
         vms = vm_records(preflight, health_before, upgrade, health_after, reason)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
         record = journal.append(
@@ -60,9 +64,11 @@ class ActionModule(ControllerAction):
             vms=vms,
             previous_default=arguments["set_default"].get("previous"),
             default_changed=bool(arguments["set_default"].get("changed")),
+            kvm=kvm_record(*(arguments[name] for name in _CORES)),
         )
-        what = "roll-back " if arguments["event"] == "rollback" else ""
-        self.say(f"[wave {wave}] {host}: {what}{outcome}{f': {reason}' if record['reason'] else ''}")
+        self.say(
+            f"[wave {wave}] {host}: {_SAID[arguments['event']]}{outcome}{f': {reason}' if record['reason'] else ''}"
+        )
         return {"record": record}
 
 

@@ -28,6 +28,11 @@ options:
     description:
       - Build to move to. A roll-back without one goes to the builds before, by O(previous_report).
     type: str
+  kvm_build_id:
+    description:
+      - KVM build to move to, too. Without one a VM stays on the KVM core it is on; a roll-back without a build goes to the core
+        before.
+    type: str
   hosts:
     description:
       - Inventory names of the hosts, in the order of the play.
@@ -108,11 +113,23 @@ waves:
   type: list
   elements: list
 targets:
-  description: For a roll-back, per host the groups of VMs (C(build_id), C(vms)) that go to a build.
+  description:
+    - For a roll-back, per host the groups of VMs that go to a build. Each is C(build_id), C(vms), and C(kvm_build_id) where KVM
+      is changed, too.
   returned: success
   type: dict
 defaults:
   description: For a roll-back, per host the build that VMs started from then on shall run.
+  returned: success
+  type: dict
+kvm_build_id:
+  description: Id of the KVM build to move to, empty without one.
+  returned: success
+  type: str
+cores:
+  description:
+    - For a roll-back, per host the KVM core that VMs started from then on shall run (C(default), empty to leave it) and those
+      to unload once no VM runs on them (C(unload); empty for all but the default).
   returned: success
   type: dict
 """

@@ -82,11 +82,17 @@ stop:
   returned: success
   type: bool
 targets:
-  description: Per host what to roll back, groups of C(build_id) and C(vms). Empty when nothing is.
+  description:
+    - Per host what to roll back, groups of C(build_id), C(vms), and C(kvm_build_id) where KVM was changed, too. Empty when
+      nothing is.
   returned: success
   type: dict
 previous_defaults:
   description: Per host to roll back the build that new VMs started on before.
+  returned: success
+  type: dict
+loaded_cores:
+  description: Where the rollout stops, per host of the wave that can be reached the KVM cores that it loaded.
   returned: success
   type: dict
 """

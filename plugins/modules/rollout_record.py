@@ -24,9 +24,10 @@ options:
     required: true
   event:
     description:
-      - What to record. V(started) that the host's turn begins, V(host) how it went, V(rollback) how its roll-back went.
+      - What to record. V(started) that the host's turn begins, V(host) how it went, V(rollback) how its roll-back went,
+        V(settled) what became of its KVM cores once its wave was judged.
     type: str
-    choices: [started, host, rollback]
+    choices: [started, host, rollback, settled]
     required: true
   failure:
     description:
@@ -56,6 +57,26 @@ options:
   set_default:
     description:
       - What the change of the build for VMs yet to be started returned.
+    type: dict
+    default: {}
+  kvm_load:
+    description:
+      - What M(vmm.live_upgrade.kvm_core) returned of loading cores, of a loop over build ids.
+    type: dict
+    default: {}
+  kvm_default:
+    description:
+      - What M(vmm.live_upgrade.kvm_core) returned of choosing the default core, of a loop over build ids.
+    type: dict
+    default: {}
+  kvm_found:
+    description:
+      - What M(vmm.live_upgrade.kvm_info) returned after the loading.
+    type: dict
+    default: {}
+  kvm_unload:
+    description:
+      - What M(vmm.live_upgrade.kvm_core) returned of unloading cores, of a loop over build ids.
     type: dict
     default: {}
 extends_documentation_fragment:

@@ -14,7 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import CONFIDENCE, upper_failure_bound
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
+    GOOD_OUTCOMES,
+    groups_before,
+    is_good,
+)
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 
@@ -113,19 +117,19 @@ def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_m
 
 
 def rollback_targets(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
-    """Return per host the VMs that this wave moved, grouped by the build they came from.
-
-    Each group is ``build_id`` (null when the VM came from a build that is not ours and can't be staged) and ``vms``.
-    """
-    targets: dict[str, list[dict[str, Any]]] = {}
+    """Return per host the VMs that this wave moved, grouped by what they ran before; see ``groups_before``."""
+    targets = {}
     for host in hosts:
-        groups: dict[str | None, list[str]] = {}
-        for vm in records.get(host, {}).get("vms", []):
-            if vm["outcome"] == "upgraded":
-                groups.setdefault(vm["old_build_id"], []).append(vm["name"])
-        if groups:
-            targets[host] = [{"build_id": build_id, "vms": names} for build_id, names in groups.items()]
+        moved = [vm for vm in records.get(host, {}).get("vms", []) if vm["outcome"] == "upgraded"]
+        if moved:
+            targets[host] = groups_before(moved)
     return targets
+
+
+def loaded_cores(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[str, list[str]]:
+    """Return per host the KVM cores that the rollout loaded, of the hosts that can be reached to unload them again."""
+    found = {host: (records.get(host, {}).get("kvm") or {}).get("loaded", []) for host in hosts}
+    return {host: cores for host, cores in found.items() if cores and records[host]["outcome"] != "unreachable"}
 
 
 def _outcome(host: str, records: Mapping[str, Record]) -> str:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core, vm_move
 
 GOOD_OUTCOMES = frozenset({"upgraded", "already", "planned"})
 """A VM is, or in a plan would be, where it should be. Every other outcome breaks the wave."""
@@ -52,12 +54,15 @@ def vm_records(
         }
         if "old_build_id" in verdict:  # as new build what it runs, not what it might have
             found[name].update(old_build_id=verdict["old_build_id"], new_build_id=verdict["old_build_id"])
+        if "kvm_build_id_before" in verdict:
+            found[name].update((key, verdict["kvm_build_id_before"]) for key in ("kvm_build_id_before", "kvm_build_id"))
     for name, result in _by_name(upgrade).items():
         known = found.get(name, {})
         found[name] = dict(result)
         if not result.get("outcome"):
-            if "old_build_id" in known:
-                found[name].setdefault("old_build_id", known["old_build_id"])
+            for key in ("old_build_id", "kvm_build_id_before"):
+                if key in known:
+                    found[name].setdefault(key, known[key])
             found[name]["outcome"] = "failed"
             found[name]["error"] = (
                 f"state unknown: contact was lost at step {result.get('step') or 'unknown'}; the host finishes or undoes it "
@@ -93,6 +98,21 @@ def merge_loop(result: Result) -> Result:
     }
 
 
+def groups_before(vms: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return the VMs of a host, by their records, grouped by what they ran before they were moved.
+
+    Each group is ``build_id``, ``vms`` and, where KVM was changed, too, ``kvm_build_id``. An id is null where a VM came from
+    what is not one of our builds, so that it cannot be moved back.
+    """
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for vm in vms:
+        ran = {"build_id": vm["old_build_id"]}
+        if changed_core(vm):
+            ran["kvm_build_id"] = vm["kvm"]["from"]
+        groups.setdefault(tuple(ran.items()), {**ran, "vms": []})["vms"].append(vm["name"])
+    return list(groups.values())
+
+
 def _by_name(result: Result) -> dict[str, Result]:
     return {str(vm["name"]): vm for vm in result.get("vms") or []}
 
@@ -108,6 +128,7 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     record: dict[str, Any] = {"name": name, "outcome": result["outcome"]}
     record.update((field, result.get(field)) for field in _VM_FIELDS)
     record["old_build_known"] = "old_build_id" in result
+    record["kvm"] = vm_move(result)
     record["health"] = None
     if before is not None or after is not None:
         record["health"] = {

@@ -10,11 +10,14 @@ from typing import Any
 
 from jinja2 import Environment
 
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import is_over_budget
 
 Report = Mapping[str, Any]
 
 _HEADINGS = ("wave", "host", "VM", "old build", "new build", "by", "downtime", "total", "outcome")
+_KVM_HEADINGS = ("old KVM", "new KVM")
+_KVM_COLUMN = _HEADINGS.index("by")
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ report.rollout_id }}</title><style>
@@ -38,20 +41,23 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6e
 {% endfor %}</table>
 <h2>VMs</h2><table><tr>{% for heading in headings %}<th>{{ heading }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></body></html>
+{% endfor %}</table>
+{% if cores %}<h2>KVM cores</h2><ul>{% for line in cores %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+</body></html>
 """
 
 
 def render_table(report: Report) -> str:
     """Return the report as plain lines: verdict, gates, one row per VM, hosts without a VM row, and the summary."""
-    rows = [_HEADINGS, *_rows(report)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    rows = [_headings(report), *_rows(report)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     lines = [_headline(report), f"  {report['exit_reason']}", ""]
     lines += [
         f"wave {wave['index']} ({', '.join(wave['hosts'])}): {_gate_line(wave, report['mode'] == 'plan')}"
         for wave in report["waves"]
     ]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
+    lines += ["", *cores] if (cores := _core_lines(report)) else []
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
 
@@ -63,7 +69,8 @@ def render_html(report: Report) -> str:
         report=report,
         summary=summary_line(report["summary"]),
         bars=_bars(report),
-        headings=_HEADINGS,
+        headings=_headings(report),
+        cores=_core_lines(report),
         rows=_rows(report),
         evidence=[
             evidence_line(wave["gate"]["evidence"], report["mode"] == "plan") if wave["gate"] else ""
@@ -115,7 +122,8 @@ def format_ms(value: float | None) -> str:
 
 def _headline(report: Report) -> str:
     plan = " (plan, nothing was changed)" if report["mode"] == "plan" else ""
-    target = f" to {report['build']}" if report["build"] else ""
+    builds = [build for build in (report["build"], report.get("kvm_build")) if build]
+    target = f" to {' and '.join(builds)}" if builds else ""
     return f"{report['kind'].capitalize()} {report['rollout_id']}{target}: {report['verdict'].upper()}{plan}"
 
 
@@ -126,9 +134,34 @@ def _gate_line(wave: Mapping[str, Any], plan: bool) -> str:
     return f"{wave['gate']['verdict']}{undone}: {evidence_line(wave['gate']['evidence'], plan)}"
 
 
+def _shows_kvm(report: Report) -> bool:
+    return bool(report.get("kvm_build")) or any(changed_core(vm) for vm in report["vms"])
+
+
+def _headings(report: Report) -> tuple[str, ...]:
+    kvm = _KVM_HEADINGS if _shows_kvm(report) else ()
+    return (*_HEADINGS[:_KVM_COLUMN], *kvm, *_HEADINGS[_KVM_COLUMN:])
+
+
+def _core_lines(report: Report) -> list[str]:
+    """One line per host whose KVM cores were changed, or would have been but for somebody who holds one."""
+    lines = []
+    for host in report["hosts"]:
+        kvm = host.get("kvm") or {"loaded": [], "default": None, "unloaded": [], "kept": []}
+        would = "to be " if report["mode"] == "plan" else ""
+        told = [f"{core} {would}loaded" for core in kvm["loaded"]]
+        told += [f"{kvm['default']} made the default"] if kvm["default"] else []
+        told += [f"{core} unloaded" for core in kvm["unloaded"]]
+        told += [f"{kept['core']} kept: {kept['reason']}" for kept in kvm["kept"]]
+        lines += [f"KVM on {host['name']}: {'; '.join(told)}"] if told else []
+    return lines
+
+
 def _rows(report: Report) -> Sequence[tuple[str, ...]]:
     rows = []
+    shows_kvm = _shows_kvm(report)
     for vm in report["vms"]:
+        kvm = vm.get("kvm") or {"from": None, "to": None}
         outcome = vm["outcome"]
         if vm["rollback"]:
             outcome += f", then roll-back: {vm['rollback']['outcome']}"
@@ -139,6 +172,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
                 vm["name"],
                 vm["old_build_id"] or ("foreign" if vm.get("old_build_known", True) else "unknown"),
                 vm["new_build_id"] or "-",
+                *((kvm["from"] or "-", kvm["to"] or "-") if shows_kvm else ()),
                 vm["mechanism"] or "-",
                 format_ms(vm["downtime_ms"]),
                 format_ms(vm["total_ms"]),
@@ -147,7 +181,7 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
         )
     shown = {vm["host"] for vm in report["vms"]}
     rows += [
-        (str(host["wave"]), host["name"], "-", "-", "-", "-", "-", "-", host["outcome"])
+        (str(host["wave"]), host["name"], *["-"] * (len(_headings(report)) - 3), host["outcome"])
         for host in report["hosts"]
         if host["name"] not in shown
     ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core, merge_kvm
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import (
     Event,
@@ -20,6 +21,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     utc_now,
     write_atomically,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before
 
 SCHEMA = 1
 
@@ -33,6 +35,7 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
     records = {event["host"]: event for event in events if event["event"] == "host"}
     started = {event["host"] for event in events if event["event"] == "started"}
     rollbacks = {event["host"]: event for event in events if event["event"] == "rollback"}
+    settled = {event["host"]: event for event in events if event["event"] == "settled"}
     gates = {event["wave"]: event["gate"] for event in events if event["event"] == "gate"}
     waves = [
         {
@@ -43,7 +46,7 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         }
         for index, hosts in enumerate(begin["waves"])
     ]
-    verdict, exit_reason = _judge(waves, rollbacks, begin["plan"], aborted)
+    verdict, exit_reason = _judge(waves, rollbacks, settled, begin["plan"], aborted)
     vms = [_vm(record, vm, rollbacks.get(host)) for host, record in records.items() for vm in record["vms"]]
     return {
         "schema": SCHEMA,
@@ -53,10 +56,16 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "started": begin["at"],
         "finished": utc_now(),
         "build": begin["build_id"],
+        "kvm_build": begin.get("kvm_build_id"),
         "downtime_budget_ms": begin["downtime_budget_ms"],
         "waves": waves,
         "hosts": [
-            _host(host, index, records.get(host), rollbacks.get(host), judged=index in gates, started=host in started)
+            {
+                **_host(
+                    host, index, records.get(host), rollbacks.get(host), judged=index in gates, started=host in started
+                ),
+                "kvm": _cores(records.get(host), rollbacks.get(host), settled.get(host)),
+            }
             for index, hosts in enumerate(begin["waves"])
             for host in hosts
         ],
@@ -104,18 +113,15 @@ def load_report(path: Path) -> dict[str, Any]:
 
 
 def previous_builds(report: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return per host the VMs that run on the report's build because of it, grouped by the build they ran before.
+    """Return per host the VMs that are where they are because of the report's rollout, grouped by what they ran before.
 
-    ``wanted`` narrows it to VMs of these names. What the rollout rolled back by itself is left out.
+    ``wanted`` narrows it to VMs of these names. What the rollout rolled back by itself is left out. See ``groups_before``.
     """
-    targets: dict[str, dict[str | None, list[str]]] = {}
+    moved: dict[str, list[Mapping[str, Any]]] = {}
     for vm in report["vms"]:
         if vm["outcome"] == "upgraded" and not _undone(vm) and (not wanted or vm["name"] in wanted):
-            targets.setdefault(vm["host"], {}).setdefault(vm["old_build_id"], []).append(vm["name"])
-    return {
-        host: [{"build_id": build_id, "vms": names} for build_id, names in groups.items()]
-        for host, groups in targets.items()
-    }
+            moved.setdefault(vm["host"], []).append(vm)
+    return {host: groups_before(vms) for host, vms in moved.items()}
 
 
 def previous_defaults(report: Mapping[str, Any]) -> dict[str, str]:
@@ -123,12 +129,40 @@ def previous_defaults(report: Mapping[str, Any]) -> dict[str, str]:
     return {host["name"]: host["previous_default"] for host in report["hosts"] if host["previous_default"]}
 
 
+def previous_cores(report: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return per host what to do with its KVM cores to undo the report's rollout.
+
+    ``default``: the core that was it before, empty to leave it, as when only the VMs ``wanted`` go back. ``unload``: the cores
+    that are not needed any more once no VM runs on them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for vm in report["vms"]:
+        if (
+            vm["outcome"] == "upgraded"
+            and changed_core(vm)
+            and not _undone(vm)
+            and (not wanted or vm["name"] in wanted)
+        ):
+            found.setdefault(vm["host"], {"default": "", "unload": set()})["unload"].add(vm["kvm"]["to"])
+    for host in [] if wanted else report["hosts"]:
+        kvm = host.get("kvm")
+        if kvm and kvm["default"]:
+            undo = found.setdefault(host["name"], {"default": "", "unload": set()})
+            undo["default"] = kvm["previous_default"] or ""
+            undo["unload"].add(kvm["default"])
+    return {host: {**undo, "unload": sorted(undo["unload"] - {None})} for host, undo in found.items()}
+
+
 def _undone(vm: Mapping[str, Any]) -> bool:
     return (vm["rollback"] or {}).get("outcome") in ("upgraded", "already")
 
 
 def _judge(
-    waves: Sequence[Mapping[str, Any]], rollbacks: Mapping[str, Event], plan: bool, aborted: bool
+    waves: Sequence[Mapping[str, Any]],
+    rollbacks: Mapping[str, Event],
+    settled: Mapping[str, Event],
+    plan: bool,
+    aborted: bool,
 ) -> tuple[str, str]:
     for wave in waves:
         gate = wave["gate"]
@@ -140,6 +174,9 @@ def _judge(
             if failed_rollbacks:
                 undone = f"; the roll-back of {', '.join(failed_rollbacks)} failed too, a person must look"
             return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}"
+    unsettled = [f"{host}: {event['reason']}" for host, event in settled.items() if event["outcome"] != "ok"]
+    if unsettled:
+        return "failed", f"the VMs were moved, but not all was done after that: {'; '.join(unsettled)}"
     if aborted:
         return "aborted", "the run ended before the rollout did; run it again to go on where it stopped"
     missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
@@ -174,6 +211,14 @@ def _host(
     }
 
 
+def _cores(turn: Event | None, *judged: Event | None) -> dict[str, Any] | None:
+    """What was done to a host's KVM cores: in its turn, and then as its wave was judged."""
+    found = (turn or {}).get("kvm")
+    for event in judged:
+        found = merge_kvm(found, (event or {}).get("kvm"))
+    return found
+
+
 def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[str, Any]:
     undone = {entry["name"]: entry for entry in rollback["vms"]} if rollback else {}
     entry = undone.get(vm["name"])
@@ -182,5 +227,5 @@ def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[st
         "wave": record["wave"],
         **vm,
         "rollback": entry
-        and {key: entry[key] for key in ("outcome", "new_build_id", "downtime_ms", "downtime_source", "error")},
+        and {key: entry[key] for key in ("outcome", "new_build_id", "kvm", "downtime_ms", "downtime_source", "error")},
     }

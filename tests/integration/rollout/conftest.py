@@ -21,6 +21,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTED = Path(__file__).resolve().parent / "scripted"
+CORE_OLD, CORE_NEW = "kvm-6.12.94-aaaaaaaaaaaaaaaa", "kvm-6.12.95-bbbbbbbbbbbbbbbb"
 OLD, NEW = "qemu-10.2.2-0000000000000000", "qemu-11.1.1-1111111111111111"
 _REAL_PLUGINS = ("action", "callback", "plugin_utils", "doc_fragments")
 _TIMEOUT_S = 300
@@ -60,6 +61,12 @@ class Fleet:
             **variables,
         }
 
+    def add_thin_host(self, name: str, vms: dict[str, dict[str, Any]] | None = None, **variables: Any) -> None:
+        """Add a host whose VMs run on the KVM core ``CORE_OLD``, unless they say otherwise."""
+        chosen = {"vm1": {}} if vms is None else vms
+        self.add_host(name, {vm: {"kvm": CORE_OLD, **extra} for vm, extra in chosen.items()}, **variables)
+        self.set(name, cores={CORE_OLD: True})
+
     def host(self, name: str) -> dict[str, Any]:
         """Return what a host's file says now."""
         return dict(json.loads((self.root / "hosts" / name / "host.json").read_text()))
@@ -81,6 +88,11 @@ class Fleet:
     def builds(self, name: str) -> dict[str, str]:
         """Return the build of each VM of a host."""
         return {vm: data["build"] for vm, data in self.host(name)["vms"].items()}
+
+    def cores(self, name: str) -> tuple[dict[str, str], dict[str, bool]]:
+        """Return the core of each VM of a host, and the cores that are loaded with whether each is the default."""
+        host = self.host(name)
+        return {vm: data["kvm"] for vm, data in host["vms"].items()}, host["cores"]
 
     def report(self, name: str = "upgrade.json") -> dict[str, Any]:
         """Return a report."""

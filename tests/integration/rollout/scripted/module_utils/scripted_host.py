@@ -7,7 +7,9 @@
 ``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy); ``default``: the default build;
 ``calls``: what was called so far; ``budgets_ms``: what each upgrade was given of class
 budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts;
-``dies``: whether the next ``vm_upgrade`` is killed after it began.
+``dies``: whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``: which KVM cores are loaded, name of
+the build → whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one.
+``held``: cores that cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
 """
 
 from __future__ import annotations
@@ -36,3 +38,8 @@ def opened(state_dir: str, call: str) -> Iterator[dict[str, Any]]:
 def chosen(host: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]:
     """Return the VMs a call is about."""
     return {name: vm for name, vm in host["vms"].items() if not wanted or name in wanted}
+
+
+def is_there(vm: dict[str, Any], build_id: str, kvm_build_id: str | None) -> bool:
+    """Whether a VM is where it shall go."""
+    return vm["build"] == build_id and kvm_build_id in (None, vm.get("kvm"))

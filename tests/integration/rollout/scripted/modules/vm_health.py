@@ -27,7 +27,7 @@ def main() -> None:
         for name, vm in chosen(host, module.params["vms"]).items():
             problems = (
                 [{"check": "scripted", "subject": "", "message": "sick"}]
-                if vm["build"] in vm.get("sick_on", [])
+                if {vm["build"], vm.get("kvm")} & set(vm.get("sick_on", []))
                 else []
             )
             new = problems if name in baseline and not baseline[name]["problems"] else []

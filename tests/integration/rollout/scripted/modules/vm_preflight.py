@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import (
+    chosen,
+    is_there,
+    opened,
+)
 
 
 def main() -> None:
@@ -16,6 +20,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "build_id": {"required": True},
+            "kvm_build_id": {},
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
@@ -28,12 +33,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    build_id = module.params["build_id"]
+    build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
     verdicts = []
     with opened(module.params["state_dir"], "preflight") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
             refusals = [{"code": "scripted", "message": vm["refuse"], "action": "none"}] if "refuse" in vm else []
-            verdict = "refuse" if refusals else "already" if vm["build"] == build_id else "go"
+            verdict = "refuse" if refusals else "already" if is_there(vm, build_id, kvm_build_id) else "go"
             verdicts.append(
                 {
                     "name": name,
@@ -43,6 +48,8 @@ def main() -> None:
                     "refusals": refusals,
                     "old_build_id": vm["build"],
                     "new_build_id": build_id,
+                    "kvm_build_id_before": vm.get("kvm"),
+                    "kvm_build_id": kvm_build_id or vm.get("kvm"),
                 }
             )
     refused = [verdict["name"] for verdict in verdicts if verdict["verdict"] == "refuse"]

@@ -11,7 +11,11 @@ import signal
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import chosen, opened
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import (
+    chosen,
+    is_there,
+    opened,
+)
 
 
 def main() -> None:
@@ -19,6 +23,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "build_id": {"required": True},
+            "kvm_build_id": {},
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
@@ -35,7 +40,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    build_id = module.params["build_id"]
+    build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
     with opened(module.params["state_dir"], "plan" if module.check_mode else "upgrade") as host:
         vms = chosen(host, module.params["vms"])
         fifo = host.get("wait_on")
@@ -43,14 +48,15 @@ def main() -> None:
         begun = host.pop("begun", None)
         if begun:
             host.setdefault("budgets_ms", []).append(module.params["pause_budgets_ms"])
-        idle = all(vm["build"] == build_id for vm in vms.values())
+        idle = all(is_there(vm, build_id, kvm_build_id) for vm in vms.values())
         if not (module.check_mode or begun or idle):
             host["begun"] = True
     if dies:
         os.kill(os.getpid(), signal.SIGKILL)
     if module.check_mode:
         planned = [
-            _result(name, vm, build_id, "already" if vm["build"] == build_id else "planned") for name, vm in vms.items()
+            _result(name, vm, module, "already" if is_there(vm, build_id, kvm_build_id) else "planned")
+            for name, vm in vms.items()
         ]
         changed = any(vm["outcome"] == "planned" for vm in planned)
         module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, diff=[])
@@ -63,14 +69,18 @@ def main() -> None:
     results = []
     with opened(module.params["state_dir"], "finish") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
-            outcome = "already" if vm["build"] == build_id else vm.get("outcome", "upgraded")
-            result = _result(name, vm, build_id, outcome)
+            outcome = "already" if is_there(vm, build_id, kvm_build_id) else vm.get("outcome", "upgraded")
+            if kvm_build_id and outcome == "upgraded" and kvm_build_id not in host["cores"]:
+                module.fail_json(msg=f"core {kvm_build_id} is not loaded")
+            result = _result(name, vm, module, outcome)
             vm_class = module.params["vm_classes"].get(name)
             if vm_class:
                 result.update(vm_class=vm_class, pause_budget_ms=int(module.params["pause_budgets_ms"][vm_class]))
             results.append(result)
             if outcome == "upgraded":
                 vm["build"] = build_id
+                if kvm_build_id:
+                    vm["kvm"] = kvm_build_id
     moved = any(vm["outcome"] == "upgraded" for vm in results)
     answer = {"changed": moved, "finished": True, "transaction_id": "t1", "vms": results}
     bad = [f"VM {vm['name']}: {vm['outcome']}" for vm in results if vm["outcome"] not in ("upgraded", "already")]
@@ -79,8 +89,9 @@ def main() -> None:
     module.exit_json(**answer, pid=os.getpid())
 
 
-def _result(name: str, vm: dict, build_id: str, outcome: str) -> dict:
+def _result(name: str, vm: dict, module: AnsibleModule, outcome: str) -> dict:
     moved = outcome == "upgraded"
+    build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
     return {
         "name": name,
         "outcome": outcome,
@@ -94,6 +105,8 @@ def _result(name: str, vm: dict, build_id: str, outcome: str) -> dict:
         "cpu_s": 0.1 if moved else None,
         "old_build_id": vm["build"],
         "new_build_id": build_id if moved else vm["build"],
+        "kvm_build_id_before": vm.get("kvm"),
+        "kvm_build_id": kvm_build_id if moved and kvm_build_id else vm.get("kvm"),
         "error": None if outcome in ("upgraded", "already", "planned") else f"VM {name}: scripted to be {outcome}",
     }
 
