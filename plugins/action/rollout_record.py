@@ -17,6 +17,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
     host_outcome,
     merge_loop,
+    plan_core,
     vm_records,
 )
 
@@ -54,6 +55,9 @@ class ActionModule(ControllerAction):
         )
         preflight, health_before, upgrade, health_after = results[:4]
         vms = vm_records(preflight, health_before, upgrade, health_after, reason)
+        kvm = kvm_record(*(arguments[name] for name in _CORES))
+        for core in kvm["loaded"] if kvm and self.is_plan else []:
+            plan_core(vms, core)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
         record = journal.append(
             arguments["event"],
@@ -64,7 +68,7 @@ class ActionModule(ControllerAction):
             vms=vms,
             previous_default=arguments["set_default"].get("previous"),
             default_changed=bool(arguments["set_default"].get("changed")),
-            kvm=kvm_record(*(arguments[name] for name in _CORES)),
+            kvm=kvm,
         )
         self.say(
             f"[wave {wave}] {host}: {_SAID[arguments['event']]}{outcome}{f': {reason}' if record['reason'] else ''}"

@@ -74,6 +74,16 @@ def vm_records(
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 
+def plan_core(vms: Sequence[dict[str, Any]], kvm_build_id: str) -> None:
+    """Complete the records of a plan for a core that is yet to be loaded, so that no module was asked about it.
+
+    A VM whose core is not known is left as it is.
+    """
+    for vm in vms:
+        if vm["outcome"] in ("already", "planned") and vm["kvm"] and vm["kvm"]["from"] not in (None, kvm_build_id):
+            vm.update(outcome="planned", kvm={**vm["kvm"], "to": kvm_build_id})
+
+
 def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
     """Return ``unreachable``, ``failed`` or ``ok``: unreachable wins, then any failure of the host or of one of its VMs."""
     if unreachable:

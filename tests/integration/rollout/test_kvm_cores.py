@@ -123,7 +123,7 @@ def test_a_host_refused_by_preflight_has_the_core_unloaded_again(fleet: Fleet) -
     report = valid(fleet.report())
     undone = {**NOTHING, "loaded": [CORE_NEW], "unloaded": [CORE_NEW]}
     assert kvm_of_hosts(report) == {"h1": undone, "h2": undone}
-    assert report["vms"][0]["kvm"] == {"from": CORE_OLD, "to": CORE_OLD}
+    assert [vm["kvm"] for vm in report["vms"] if vm["host"] == "h1"] == [{"from": CORE_OLD, "to": CORE_OLD}]
 
 
 def test_a_core_that_was_there_before_is_left_by_a_wave_that_fails(fleet: Fleet) -> None:
@@ -197,16 +197,18 @@ def test_a_host_that_cannot_be_reached_keeps_nobody_from_going_back(fleet: Fleet
     assert fleet.cores("h2") == ({"vm1": CORE_OLD}, {CORE_OLD: True})
 
 
-def test_check_mode_tells_the_core_to_be_loaded_and_touches_nothing(fleet: Fleet) -> None:
+@pytest.mark.parametrize("build", [NEW, OLD], ids=["both", "kvm-alone"])
+def test_check_mode_tells_the_core_to_be_loaded_and_touches_nothing(fleet: Fleet, build: str) -> None:
     fleet.add_thin_host("h1")
 
-    run = upgrade(fleet, "--check", "--diff")
+    run = upgrade(fleet, "--check", "--diff", upgrade_build=build)
 
     assert run.exit_status == 0, run.output
     assert fleet.cores("h1") == ({"vm1": CORE_OLD}, {CORE_OLD: True})
     report = valid(fleet.report("upgrade.plan.json"))
     assert report["summary"]["outcomes"] == {"planned": 1}
     assert report["hosts"][0]["kvm"] == {**NOTHING, "loaded": [CORE_NEW]}
+    assert report["vms"][0]["kvm"] == {"from": CORE_OLD, "to": CORE_NEW}
     assert f"KVM on h1: {CORE_NEW} to be loaded" in run.output
 
 

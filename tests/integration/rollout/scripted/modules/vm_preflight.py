@@ -37,7 +37,11 @@ def main() -> None:
     verdicts = []
     with opened(module.params["state_dir"], "preflight") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
-            refusals = [{"code": "scripted", "message": vm["refuse"], "action": "none"}] if "refuse" in vm else []
+            reasons = [vm["refuse"]] if "refuse" in vm else []
+            reasons += (
+                [f"core {kvm_build_id} is not loaded"] if kvm_build_id and kvm_build_id not in host["cores"] else []
+            )
+            refusals = [{"code": "scripted", "message": reason, "action": "none"} for reason in reasons]
             verdict = "refuse" if refusals else "already" if is_there(vm, build_id, kvm_build_id) else "go"
             verdicts.append(
                 {
