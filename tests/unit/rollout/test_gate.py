@@ -11,7 +11,11 @@ import pytest
 from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import upper_failure_bound
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import judge, rollback_targets
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
+    judge,
+    loaded_cores,
+    rollback_targets,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
 
 
@@ -180,3 +184,36 @@ def test_roll_back_takes_what_moved_to_where_it_came_from() -> None:
     assert rollback_targets(["h1", "h2", "h3"], records) == {
         "h1": [{"build_id": "old", "vms": ["vm1", "vm3"]}, {"build_id": "older", "vms": ["vm2"]}]
     }
+
+
+def test_vms_that_changed_their_core_go_back_to_it() -> None:
+    """A core that is the same before and after is none to go back to; one that is not known cannot be gone back to."""
+    records = {
+        "h1": host(
+            vm("upgraded", kvm={"from": "core-a", "to": "core-b"}),
+            vm("upgraded", name="vm2", kvm={"from": "core-b", "to": "core-b"}),
+            vm("upgraded", name="vm3", kvm=None),
+            vm("upgraded", name="vm4", kvm={"from": None, "to": "core-b"}),
+            vm("upgraded", name="vm5", kvm={"from": "core-a", "to": "core-b"}),
+        )
+    }
+
+    assert rollback_targets(["h1"], records) == {
+        "h1": [
+            {"build_id": "old", "kvm_build_id": "core-a", "vms": ["vm1", "vm5"]},
+            {"build_id": "old", "vms": ["vm2", "vm3"]},
+            {"build_id": "old", "kvm_build_id": None, "vms": ["vm4"]},
+        ]
+    }
+
+
+def test_loaded_cores_are_those_of_hosts_that_can_be_reached() -> None:
+    loaded = {"kvm": {"loaded": ["core-b"]}}
+    records = {
+        "h1": {**host(outcome="failed"), **loaded},
+        "h2": {**host(outcome="unreachable"), **loaded},
+        "h3": {**host(), "kvm": {"loaded": []}},
+        "h4": host(),
+    }
+
+    assert loaded_cores(["h1", "h2", "h3", "h4", "h5"], records) == {"h1": ["core-b"]}

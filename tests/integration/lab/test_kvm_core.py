@@ -1,0 +1,171 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rollouts that replace KVM under running VMs, and QEMU at the same time.
+
+The hosts run ``kvm_thin``. ``kvm_cores.old`` is the id of the KVM build whose core is loaded, ``kvm_cores.new`` that of another
+one, which is staged on all hosts and not loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .controller import Controller, host_outcomes, outcomes, verdicts
+from .lab_hosts import Builds, LabHosts, builds_of, process
+
+SICK_ON_NEW_CORE = "! grep -Eq '^{name} vms=[1-9]' /sys/module/kvm_thin/parameters/cores"
+
+
+class Cores:
+    """Which VM is on which core, as the processes and the kernel of each host say."""
+
+    def __init__(self, lab: LabHosts, controller: Controller) -> None:
+        self._told = lab.each(lambda host: controller.module(host.name, "kvm_info"))
+        self._vms = lab.each(lambda host: controller.module(host.name, "vm_info")["vms"])
+
+    def loaded(self, host: str) -> dict[str, bool]:
+        """The cores of ``host`` by build, each with whether new VMs start on it."""
+        return {core["build_id"]: core["default"] for core in self._told[host]["cores"]}
+
+    def users(self, host: str) -> dict[str, set[str]]:
+        """The VMs of ``host`` by the build of the core that their process has open."""
+        cores = self._told[host]["cores"]
+        return {core["build_id"]: {user["vm"] for user in core["users"]} for core in cores if core["users"]}
+
+    def nodes(self, host: str) -> dict[str, str]:
+        """The node that each VM of ``host`` has open."""
+        return {vm["name"]: vm["kvm_device"] for vm in self._vms[host]}
+
+
+@pytest.fixture(autouse=True)
+def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any) -> None:
+    """Have all VMs on the old core and no other core loaded: what an earlier test left otherwise is moved back."""
+    cores = Cores(lab, controller)
+    strayed = [name for name in lab.names if cores.loaded(name) != {kvm_cores.old: True}]
+    if strayed:
+        done = controller.run(
+            "rollback",
+            rollback_hosts=",".join(strayed),
+            rollback_build=builds.old.build_id,
+            rollback_kvm_build=kvm_cores.old,
+            rollback_report="before.json",
+        )
+        assert done.exit_status == 0, done.output
+        lab.before = lab.look()
+        cores = Cores(lab, controller)
+    for name in lab.names:
+        assert cores.loaded(name) == {kvm_cores.old: True}
+        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+
+
+def test_a_new_core_and_a_new_build_at_once(
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+) -> None:
+    new = {"upgrade_build": builds.new.build_id, "upgrade_kvm_build": kvm_cores.new}
+
+    run = controller.run("upgrade", upgrade_waves=[1, "100%"], **new)
+
+    assert run.exit_status == 0, run.output
+    report = controller.report()
+    assert (report["verdict"], verdicts(report), report["kvm_build"]) == ("ok", ["PASS", "PASS"], kvm_cores.new)
+    assert outcomes(report) == dict.fromkeys(lab.vms(), "upgraded")
+    for vm in report["vms"]:
+        assert vm["kvm"] == {"from": kvm_cores.old, "to": kvm_cores.new}
+        assert vm["downtime_ms"] is not None
+        print(f"{vm['host']}/{vm['name']}: {vm['downtime_ms']:.1f} ms ({vm['downtime_source']}, {vm['mechanism']})")
+    for host in report["hosts"]:
+        assert host["kvm"] == {
+            "loaded": [kvm_cores.new],
+            "default": kvm_cores.new,
+            "previous_default": kvm_cores.old,
+            "unloaded": [kvm_cores.old],
+            "kept": [],
+        }
+    after = lab.prove()
+    assert builds_of(after) == {builds.new.build_id}
+    cores = Cores(lab, controller)
+    for name in lab.names:
+        assert cores.loaded(name) == {kvm_cores.new: True}
+        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
+        assert cores.nodes(name) == dict.fromkeys(lab.vms(name), _node(kvm_cores.new))
+        assert lab.sh(name, f"lsmod | grep -c '^kvm_core_{_name(kvm_cores.old)} ' || true") == "0"
+
+    again = controller.run("upgrade", upgrade_waves=[1, "100%"], **new)
+    assert again.exit_status == 0, again.output
+    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "already")
+    for name in lab.vms():
+        assert process(lab.look()[name]) == process(after[name])
+
+
+def test_kvm_alone_leaves_every_vm_its_build(
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+) -> None:
+    run = controller.run("upgrade", upgrade_build=builds.old.build_id, upgrade_kvm_build=kvm_cores.new)
+
+    assert run.exit_status == 0, run.output
+    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "upgraded")
+    assert builds_of(lab.prove()) == {builds.old.build_id}
+    cores = Cores(lab, controller)
+    for name in lab.names:
+        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
+
+
+def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+) -> None:
+    probe = {"command": ["sh", "-c", SICK_ON_NEW_CORE.format(name=_name(kvm_cores.new))]}
+    controller.set_host("h1", vm_probes={"h1-vm2": probe})
+
+    run = controller.run(
+        "upgrade",
+        upgrade_build=builds.new.build_id,
+        upgrade_kvm_build=kvm_cores.new,
+        upgrade_waves=[2, "100%"],
+    )
+
+    assert run.exit_status == 2, run.output
+    report = controller.report()
+    assert (report["verdict"], verdicts(report)) == ("failed", ["FAIL", None])
+    assert host_outcomes(report) == {"h1": "failed", "h2": "ok", "h3": "not_attempted"}
+    assert [host["rollback"] for host in report["hosts"]] == ["ok", "ok", None]
+    assert "h1/h1-vm2: less healthy than before" in report["exit_reason"]
+    for vm in report["vms"]:
+        assert (vm["kvm"]["to"], vm["rollback"]["kvm"]["to"]) == (kvm_cores.new, kvm_cores.old)
+        for move, told in ("to", vm), ("back", vm["rollback"]):
+            print(f"{vm['host']}/{vm['name']} {move}: {told['downtime_ms']:.1f} ms ({told['downtime_source']})")
+    for host in report["hosts"][:2]:
+        assert (host["kvm"]["loaded"], host["kvm"]["unloaded"]) == ([kvm_cores.new], [kvm_cores.new])
+        assert host["kvm"]["default"] is None
+    assert builds_of(lab.prove_untouched("h3")) == {builds.old.build_id}
+    cores = Cores(lab, controller)
+    for name in lab.names:
+        assert cores.loaded(name) == {kvm_cores.old: True}
+        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+
+
+def test_a_roll_back_by_hand_loads_the_old_core_again(
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+) -> None:
+    done = controller.run("upgrade", upgrade_build=builds.new.build_id, upgrade_kvm_build=kvm_cores.new)
+    assert done.exit_status == 0, done.output
+
+    run = controller.run("rollback", rollback_hosts="h1")
+
+    assert run.exit_status == 0, run.output
+    lab.prove()
+    cores = Cores(lab, controller)
+    assert (cores.loaded("h1"), cores.users("h1")) == (
+        {kvm_cores.old: True},
+        {kvm_cores.old: set(lab.vms("h1"))},
+    )
+    assert cores.loaded("h2") == cores.loaded("h3") == {kvm_cores.new: True}
+
+
+def _name(build_id: str) -> str:
+    return build_id.rpartition("-")[2]
+
+
+def _node(build_id: str) -> str:
+    return f"/dev/kvm-{_name(build_id)}"
