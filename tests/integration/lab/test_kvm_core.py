@@ -8,9 +8,12 @@ one, which is staged on all hosts and not loaded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from vmmlab.fleet import Fleet
 
 from .controller import Controller, host_outcomes, outcomes, verdicts
 from .lab_hosts import Builds, LabHosts, builds_of, process
@@ -42,6 +45,26 @@ class Cores:
 @pytest.fixture(autouse=True)
 def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any) -> None:
     """Have all VMs on the old core and no other core loaded: what an earlier test left otherwise is moved back."""
+    if _to_old_core(lab, controller, builds, kvm_cores):
+        lab.before = lab.look()
+    cores = Cores(lab, controller)
+    for name in lab.names:
+        assert cores.loaded(name) == {kvm_cores.old: True}
+        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave_on_old_core(
+    fleet: Fleet, builds: Builds, kvm_cores: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """At the end, move back what the last test moved."""
+    yield
+    controller = Controller(tmp_path_factory.mktemp("cores"), fleet.inventory)
+    _to_old_core(LabHosts(fleet.hosts), controller, builds, kvm_cores)
+
+
+def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any) -> bool:
+    """Move what is elsewhere to the old core, and tell whether there was anything."""
     cores = Cores(lab, controller)
     strayed = [name for name in lab.names if cores.loaded(name) != {kvm_cores.old: True}]
     if strayed:
@@ -53,11 +76,7 @@ def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores
             rollback_report="before.json",
         )
         assert done.exit_status == 0, done.output
-        lab.before = lab.look()
-        cores = Cores(lab, controller)
-    for name in lab.names:
-        assert cores.loaded(name) == {kvm_cores.old: True}
-        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+    return bool(strayed)
 
 
 def test_a_new_core_and_a_new_build_at_once(
