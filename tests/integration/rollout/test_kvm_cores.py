@@ -295,3 +295,16 @@ def test_requests_that_name_no_core_touch_nothing(
     assert "othing was touched" in " ".join(run.output.split())
     assert "calls" not in fleet.host("h1")
     assert fleet.locks() == []
+
+
+def test_the_status_shows_the_cores_and_who_runs_on_them(fleet: Fleet) -> None:
+    fleet.add_thin_host("h1", {"vm1": {}, "vm2": {"kvm": CORE_NEW}, "vm3": {}})
+    fleet.set("h1", cores={CORE_OLD: True, CORE_NEW: False})
+    fleet.add_host("h2")
+    fleet.set("h2", cores={})
+
+    run = fleet.run("status")
+
+    assert run.exit_status == 0, run.output
+    rows = [line.strip('", ').split() for line in run.output.splitlines() if "kvm-6.12" in line]
+    assert rows == [["h1", CORE_OLD, "yes", "vm1,", "vm3"], ["h1", CORE_NEW, "no", "vm2"]]

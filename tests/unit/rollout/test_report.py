@@ -234,6 +234,15 @@ class TestReport:
         assert "the roll-back of h1 failed too, a person must look" in report["exit_reason"]
         assert report["vms"][0]["rollback"]["outcome"] == "failed"
 
+    def test_a_host_whose_cores_are_not_as_they_should_be_is_no_success(self) -> None:
+        first = turn("h1", upgraded())
+        settled = turn("h1", event="settled", outcome="failed", reason="the kernel refuses it")
+
+        report = reported(began(["h1"], ["h2"]), first, gated(0, ["h1"], first), settled)
+
+        assert (report["verdict"], report["vms"][0]["outcome"]) == ("failed", "upgraded")
+        assert "h1: the kernel refuses it" in report["exit_reason"]
+
     def test_an_aborted_run_is_never_ok(self) -> None:
         first = turn("h1", upgraded())
         started = {"event": "started", "host": "h2", "wave": 1}
@@ -329,6 +338,26 @@ class TestTable:
             ("vm1", "foreign"),
             ("vm2", "unknown"),
         }
+
+    def test_kvm_is_shown_where_it_is_moved(self) -> None:
+        """Where it is not, the table is as it ever was."""
+        first = turn("h1", upgraded(kvm_build_id_before="core-a", kvm_build_id="core-b"), upgraded("vm2"))
+        first["kvm"] = {"loaded": ["core-b"], "default": None, "previous_default": None, "unloaded": [], "kept": []}
+        kept = [{"core": "core-a", "reason": "in use by <vm9>"}]
+        settled = turn("h1", event="settled", kvm={**first["kvm"], "loaded": [], "default": "core-b", "kept": kept})
+
+        report = reported(began(["h1"]), first, gated(0, ["h1"], first), settled)
+
+        lines = [line.split() for line in render_table(report).splitlines()]
+        assert [line[5:8] for line in lines if line[:2] == ["0", "h1"]] == [
+            ["core-a", "core-b", "cpr-transfer"],
+            ["-", "-", "cpr-transfer"],
+        ]
+        told = "KVM on h1: core-b loaded; core-b made the default; core-a kept: in use by "
+        assert f"{told}<vm9>" in render_table(report)
+        assert f"{told}&lt;vm9&gt;" in render_html(report)
+        plain = turn("h1", upgraded())
+        assert "KVM" not in render_table(reported(began(["h1"]), plain, gated(0, ["h1"], plain)))
 
     def test_the_page_escapes_and_draws(self) -> None:
         first = turn("h1", upgraded("<script>alert(1)</script>", downtime_ms=250.0))
