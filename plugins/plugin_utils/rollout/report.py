@@ -225,7 +225,10 @@ def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[st
     return {
         "host": record["host"],
         "wave": record["wave"],
+        "kvm": None,  # the journal of a version that knew nothing of it
         **vm,
         "rollback": entry
-        and {key: entry[key] for key in ("outcome", "new_build_id", "kvm", "downtime_ms", "downtime_source", "error")},
+        and {
+            key: entry.get(key) for key in ("outcome", "new_build_id", "kvm", "downtime_ms", "downtime_source", "error")
+        },
     }

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTED = Path(__file__).resolve().parent / "scripted"
 CORE_OLD, CORE_NEW = "kvm-6.12.94-aaaaaaaaaaaaaaaa", "kvm-6.12.95-bbbbbbbbbbbbbbbb"
 OLD, NEW = "qemu-10.2.2-0000000000000000", "qemu-11.1.1-1111111111111111"
-_REAL_PLUGINS = ("action", "callback", "plugin_utils", "doc_fragments")
+_REAL_PLUGINS = ("action", "callback", "filter", "plugin_utils", "doc_fragments")
 _TIMEOUT_S = 300
 
 

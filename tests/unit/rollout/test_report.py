@@ -234,6 +234,18 @@ class TestReport:
         assert "the roll-back of h1 failed too, a person must look" in report["exit_reason"]
         assert report["vms"][0]["rollback"]["outcome"] == "failed"
 
+    def test_the_journal_of_a_version_that_knew_no_kvm_cores_is_read(self) -> None:
+        first, back = turn("h1", upgraded(downtime_ms=500.0)), turn("h1", upgraded(), event="rollback")
+        for event in (first, back):
+            for vm in event["vms"]:
+                del vm["kvm"]
+
+        report = reported(began(["h1"]), first, gated(0, ["h1"], first), back)
+
+        assert (report["kvm_build"], report["hosts"][0]["kvm"]) == (None, None)
+        assert (report["vms"][0]["kvm"], report["vms"][0]["rollback"]["kvm"]) == (None, None)
+        assert "KVM" not in render_table(report)
+
     def test_a_host_whose_cores_are_not_as_they_should_be_is_no_success(self) -> None:
         first = turn("h1", upgraded())
         settled = turn("h1", event="settled", outcome="failed", reason="the kernel refuses it")
