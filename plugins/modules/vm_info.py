@@ -125,8 +125,9 @@ vms:
     accelerator:
       description: V(kvm), V(tcg) or another.
       type: str
-    accelerator_device:
-      description: The KVM device node, or null.
+    kvm_device:
+      description:
+        - The KVM node that the process has open, C(/dev/kvm) or that of a core, C(/dev/kvm-NAME). Null for a VM without KVM.
       type: str
     ram_blocks:
       description: Blocks of memory, each with C(id), C(size_bytes), C(shared), C(backing) and C(backend).

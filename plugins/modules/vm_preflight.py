@@ -25,6 +25,10 @@ options:
       - The staged build to move to, as listed by M(vmm.live_upgrade.artifact_stage).
     type: str
     required: true
+  kvm_build_id:
+    description:
+      - The KVM build to move to, staged and loaded on the host. Without it each VM stays on the node of KVM that it has open.
+    type: str
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -132,6 +136,11 @@ EXAMPLES = r"""
     require_way_back: false
     fail_on_refusal: true
 
+- name: Ask whether all VMs can go to another KVM, with the QEMU that they run or another one
+  vmm.live_upgrade.vm_preflight:
+    build_id: qemu-11.1.1-0123456789abcdef
+    kvm_build_id: kvm-6.12.118-0123456789abcdef
+
 - name: Let the new build load each VM as it is now, with at most 200 ms of pause
   vmm.live_upgrade.vm_preflight:
     build_id: qemu-11.1.1-0123456789abcdef
@@ -153,7 +162,7 @@ vms:
       description: Its process.
       type: int
     verdict:
-      description: V(go), V(refuse), or V(already) when it runs the build.
+      description: V(go), V(refuse), or V(already) when it runs the build, and is on the KVM that was asked for.
       type: str
     mechanism:
       description: How it would be moved, or null.
@@ -200,6 +209,12 @@ vms:
     new_build_id:
       description: The build it would be moved to.
       type: str
+    kvm_build_id_before:
+      description: The KVM build that it is on, null for the kernel's own KVM, without KVM, and where it cannot be told.
+      type: str
+    kvm_build_id:
+      description: The KVM build that it would be on.
+      type: str
 """
 
 from typing import Any
@@ -218,6 +233,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal
 
 _JUDGEMENT = {
     "build_id": {"type": "str", "required": True},
+    "kvm_build_id": {"type": "str"},
     "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
     "vms": {"type": "list", "elements": "str", "default": []},
     "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},

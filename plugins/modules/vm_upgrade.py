@@ -16,13 +16,19 @@ description:
   - One call takes all VMs of the host and works through them. The work is done by an engine that is detached from this
     session, keeps a journal on disk, and is attached to, finished or undone when the module is called again.
   - A VM whose upgrade fails before the new process runs the guest goes on running in the old process.
-  - A VM that runs the build already is left alone.
+  - A VM that runs the build already, and is on the KVM that was asked for, is left alone.
 options:
   build_id:
     description:
       - The staged build to move to, as listed by M(vmm.live_upgrade.artifact_stage).
     type: str
     required: true
+  kvm_build_id:
+    description:
+      - The KVM build to move to, staged and loaded on the host. The new process opens its node, C(/dev/kvm-NAME).
+      - With the O(build_id) that a VM runs already, its KVM alone changes.
+      - Without it each VM stays on the node of KVM that it has open.
+    type: str
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -130,6 +136,11 @@ EXAMPLES = r"""
   check_mode: true
   diff: true
 
+- name: Move every VM to another KVM, and to another QEMU at once
+  vmm.live_upgrade.vm_upgrade:
+    build_id: qemu-11.1.1-0123456789abcdef
+    kvm_build_id: kvm-6.12.118-0123456789abcdef
+
 - name: Move all VMs, those of a class with a budget of its own
   vmm.live_upgrade.vm_upgrade:
     build_id: qemu-11.1.1-0123456789abcdef
@@ -203,6 +214,12 @@ vms:
     new_pid:
       description: Process that runs the VM now.
       type: int
+    kvm_build_id_before:
+      description: KVM build before, null for the kernel's own KVM, without KVM, and where it cannot be told.
+      type: str
+    kvm_build_id:
+      description: KVM build that the VM is on now.
+      type: str
     error:
       description: What failed, the state of the VM, and what to do.
       type: str
@@ -232,6 +249,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "build_id": {"type": "str", "required": True},
+            "kvm_build_id": {"type": "str"},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
             "run_dir": {"type": "path", "default": "/run/vmm-live-upgrade"},
             "vms": {"type": "list", "elements": "str", "default": []},

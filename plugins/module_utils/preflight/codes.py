@@ -57,6 +57,20 @@ REFUSALS = {
     "vmstate-forward": "choose another build, or restart the VM with a machine type that both builds describe alike",
     "vmstate-backward": "choose another build, or accept that there is no way back (require_way_back: false)",
     "vmstate-unknown": "stage the build the VM runs, or accept the risk (require_vmstate_check: false)",
+    # Can it be moved to the KVM that was asked for, or open its own once more?
+    "kvm-not-used": "leave kvm_build_id out for this VM: it runs without KVM",
+    "kvm-build-unknown": "stage the KVM build for the kernel that runs on this host, then ask again",
+    "kvm-core-not-loaded": "load the core of the KVM build on this host, then ask again",
+    "kvm-node-missing": "have the core loaded and look at udev, which makes the node; a VM with a /dev of its own needs it there",
+    "kvm-node-forbidden": (
+        "give the node the group and mode of /dev/kvm (the udev rule 60-kvm-cores.rules does), then ask again"
+    ),
+    "kvm-node-denied": (
+        "allow the node in the VM's control group: systemctl set-property --runtime UNIT 'DeviceAllow=NODE rw', and for "
+        "libvirt cgroup_device_acl in qemu.conf before the next start"
+    ),
+    "kvm-offers-less": "build the new KVM so that it offers the same, or shut the VM down and start it on the new one",
+    "kvm-not-comparable": "look at the node and the kernel's log, then ask again",
     # Are its disk images where the new process will look for them?
     "image-gone": "put the image back under its path (the old process still has it open), then ask again",
     "image-replaced": "put the image that the VM uses back under its path, then ask again",
@@ -79,6 +93,8 @@ WARNINGS = {
     "vmstate-forward": REFUSALS["vmstate-forward"],
     "vmstate-backward": "do not count on a rollback of this VM",
     "vmstate-unknown": "stage the build the VM runs, so that the two can be compared",
+    "kvm-default-changed": "give kvm_build_id to have the VM on the core that you want",
+    "kvm-core-unknown": "mount debugfs, in which each core tells its VMs, to have it known",
     "image-open-elsewhere": "make sure that the other process is meant to use this image",
     "security-label": "check after the upgrade that the policy covers the new process",
     "cgroup-v1": "expect the new process outside the old one's version 1 control groups",

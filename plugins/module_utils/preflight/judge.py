@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.build_check import Build
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.host_check import Host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.kvm_check import check_kvm, check_node
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import (
     Finding,
     PreflightRequest,
@@ -37,6 +38,12 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import (
+    KvmHost,
+    KvmMove,
+    check_build_id,
+    core_name,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
     Obstacle,
     command_obstacles,
@@ -50,10 +57,11 @@ _MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Judged:
-    """A VM and the verdict on it."""
+    """A VM, the verdict on it, and which KVM its upgrade takes it from and to."""
 
     vm: Vm
     verdict: Verdict
+    kvm: KvmMove
 
 
 @dataclass(frozen=True)
@@ -64,56 +72,66 @@ class _Court:
     store: BuildStore
     build: Build
     host: Host
+    kvm: KvmHost
     names: Counter[str]
 
 
 def judge_host(request: PreflightRequest) -> list[Judged]:
     """Return the verdict on each chosen VM, by name.
 
-    Raises ``LiveUpgradeError``: the build is not staged, damaged or does not run here, or a chosen VM does not run here.
+    Raises ``LiveUpgradeError``: the build is not staged, damaged or does not run here, a chosen VM does not run here, or
+    ``kvm_build_id`` is none.
     """
+    check_build_id(request.kvm_build_id)
     store = BuildStore(Path(request.state_dir))
     staged = store.get(request.build_id)
     running = discover()
     chosen = select(running, request.vms)
-    already = [vm for vm in chosen if vm.build_id == request.build_id]
-    rest = [vm for vm in chosen if vm.build_id != request.build_id]
-    judged = [Judged(vm, _already(vm, request)) for vm in already]
+    kvm = KvmHost(Path(request.state_dir), Path(request.kvm_root))
+    judged = [_open(vm, request, kvm) for vm in chosen]
+    rest = [item for item in judged if item.verdict.verdict != "already"]
     if rest:
         names = Counter(vm.name for vm in running)
-        court = _Court(request, store, Build(staged), Host.look(request.state_dir), names)
-        verdicts = _begin(rest, request)
+        court = _Court(request, store, Build(staged), Host.look(request.state_dir), kvm, names)
+        _begin(rest)
         with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, len(rest))) as pool:
-            judged += pool.map(lambda vm, verdict: Judged(vm, _judge(vm, verdict, court)), rest, verdicts)
+            for _done in pool.map(lambda item: _judge(item, court), rest):
+                pass  # which raises what a judge raised
     return sorted(judged, key=lambda item: (item.vm.name, item.vm.pid))
 
 
-def _already(vm: Vm, request: PreflightRequest) -> Verdict:
-    return Verdict(
+def _open(vm: Vm, request: PreflightRequest, kvm: KvmHost) -> Judged:
+    """Begin the verdict: ``already`` for a VM that is where it was asked to be, with its QEMU and with its KVM."""
+    before = kvm.place_of(vm.pid, vm.kvm_device) if vm.kvm_device else None
+    move = kvm.move(before, request.kvm_build_id)
+    verdict = Verdict(
         name=vm.name,
         pid=vm.pid,
         old_build_id=vm.build_id,
         new_build_id=request.build_id,
-        verdict="already",
-        mechanism_reason="the VM runs this build already",
+        kvm_build_id_before=move.build_id_before,
+        kvm_build_id=move.build_id_after,
     )
+    asked = request.kvm_build_id
+    is_there = asked is None or (before is not None and before.core == core_name(asked))
+    if vm.build_id == request.build_id and is_there:
+        verdict.verdict = "already"
+        verdict.kvm_build_id = move.build_id_before
+        verdict.mechanism_reason = "the VM runs this build already" + (" on this KVM" if asked else "")
+    return Judged(vm, verdict, move)
 
 
-def _begin(vms: list[Vm], request: PreflightRequest) -> list[Verdict]:
-    """Start each verdict with what has to be looked at by a process of one thread."""
+def _begin(judged: list[Judged]) -> None:
+    """Look at what has to be looked at by a process of one thread."""
     images = OpenImages()
-    verdicts = []
-    for vm in vms:
-        verdict = Verdict(vm.name, vm.pid, vm.build_id, request.build_id)
-        _guarded(verdict, check_images, vm, images)
-        verdicts.append(verdict)
-    return verdicts
+    for item in judged:
+        _guarded(item.verdict, check_images, item.vm, images)
+        _guarded(item.verdict, check_node, item.vm, item.kvm)
 
 
-def _judge(vm: Vm, verdict: Verdict, court: _Court) -> Verdict:
-    _guarded(verdict, _check_all, vm, court)
-    verdict.close()
-    return verdict
+def _judge(item: Judged, court: _Court) -> None:
+    _guarded(item.verdict, _check_all, item, court)
+    item.verdict.close()
 
 
 def _choose_mechanism(verdict: Verdict, vm: Vm, options: list[Option], court: _Court) -> str:
@@ -144,7 +162,8 @@ def _guarded(verdict: Verdict, check: Callable[..., None], *arguments: object) -
         verdict.refuse("check-failed", f"{type(exc).__name__} at {Path(where.filename).name}:{where.lineno}: {exc}")
 
 
-def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
+def _check_all(verdict: Verdict, item: Judged, court: _Court) -> None:
+    vm = item.vm
     try:
         options = parse(vm.argv)
     except (LiveUpgradeError, ValueError) as exc:
@@ -157,15 +176,17 @@ def _check_all(verdict: Verdict, vm: Vm, court: _Court) -> None:
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
+    check_kvm(verdict, vm, item.kvm, court.kvm, court.request.kvm_build_id)
     mechanism = _choose_mechanism(verdict, vm, options, court)
-    if not _check_with_monitor(verdict, vm, mechanism, court):
+    if not _check_with_monitor(verdict, item, mechanism, court):
         for obstacle in command_obstacles(vm, options):
             verdict.refuse(obstacle.code, obstacle.message)
     _add_notes(verdict, vm, court)
 
 
-def _check_with_monitor(verdict: Verdict, vm: Vm, mechanism: str, court: _Court) -> bool:
+def _check_with_monitor(verdict: Verdict, item: Judged, mechanism: str, court: _Court) -> bool:
     """What takes a conversation with the VM; return whether there was one. Without it the VM is refused already."""
+    vm = item.vm
     path = next((endpoint.path for endpoint in vm.qmp_endpoints if endpoint.state == "ok"), None)
     if path is None or vm.status is None:
         return False
@@ -176,16 +197,16 @@ def _check_with_monitor(verdict: Verdict, vm: Vm, mechanism: str, court: _Court)
                 types = monitor.device_types(qmp)
                 check_vmstate(verdict, court.request, vm, court.store, staged, types)
             check_throttles(verdict, vm, qmp)
-            _check_command(verdict, vm, qmp, staged, mechanism)
+            _check_command(verdict, item, qmp, staged, mechanism)
     except QmpError as exc:
         verdict.refuse("qmp-silent", str(exc).replace(f"/proc/{vm.pid}/root", ""))
         return False
     return True
 
 
-def _check_command(verdict: Verdict, vm: Vm, qmp: QmpClient, staged: StagedBuild, mechanism: str) -> None:
+def _check_command(verdict: Verdict, item: Judged, qmp: QmpClient, staged: StagedBuild, mechanism: str) -> None:
     try:
-        plan = plan_command(vm, qmp, staged.path, mechanism)
+        plan = plan_command(item.vm, qmp, staged.path, mechanism, item.kvm.node)
     except QmpError:
         raise
     except LiveUpgradeError as exc:

@@ -14,7 +14,11 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.codes i
 
 @dataclass(frozen=True)
 class PreflightRequest:
-    """What to judge. ``vms`` empty means all VMs of the host; the head-rooms must be left over, in MiB."""
+    """What to judge. ``vms`` empty means all VMs of the host; the head-rooms must be left over, in MiB.
+
+    ``kvm_build_id``: the KVM build to move to, null leaves each VM on its node. ``kvm_root``: below what the nodes and /sys are
+    looked for, which tests alone change.
+    """
 
     build_id: str
     state_dir: str = "/var/lib/vmm-live-upgrade"
@@ -24,6 +28,8 @@ class PreflightRequest:
     disk_headroom_mib: int = 64
     require_way_back: bool = True
     require_vmstate_check: bool = True
+    kvm_build_id: str | None = None
+    kvm_root: str = "/"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Verdict:
     forward: Direction = field(default_factory=Direction)
     backward: Direction = field(default_factory=Direction)
     rehearsal: Rehearsal | None = None
+    kvm_build_id_before: str | None = None
+    kvm_build_id: str | None = None
 
     def refuse(self, code: str, message: str) -> None:
         """Add a reason not to touch the VM. Said once, however many checks find it."""

@@ -11,6 +11,8 @@ import stat
 from collections import defaultdict
 from pathlib import Path
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.as_vm import errors_of_opening
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import Verdict
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Disk, Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptor_info, read_status
@@ -128,38 +130,13 @@ def _check_access(verdict: Verdict, vm: Vm, wanted: list[tuple[str, int]]) -> No
     """Root may open everything; for another user it is tried, by a child of ours that becomes that user."""
     if vm.uid == 0 or os.geteuid() != 0 or not wanted:
         return
-    root_fd = os.open(f"/proc/{vm.pid}/root", os.O_PATH | os.O_CLOEXEC)
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    groups = [int(group) for group in read_status(vm.pid)["Groups"].split()]
-    child = os.fork()
-    if child == 0:
-        _try_as_user(vm, groups, root_fd, wanted, write_fd)
-    os.close(root_fd)
-    os.close(write_fd)
-    with os.fdopen(read_fd, errors="replace") as stream:
-        failures = stream.read().splitlines()
-    if os.waitpid(child, 0)[1]:
-        verdict.warn("facts-missing", f"whether user {vm.uid} may open the images could not be tried: {failures}")
-        return
-    for line in failures:
-        verdict.refuse("image-unreadable", f"user {vm.uid} may not open {line}")
-
-
-def _try_as_user(vm: Vm, groups: list[int], root_fd: int, wanted: list[tuple[str, int]], report_fd: int) -> None:
-    """In the child: open and close each file, write a line per failure, exit with 0 when all was tried."""
-    status = 1
     try:
-        os.setgroups(groups)
-        os.setresgid(vm.gid, vm.gid, vm.gid)
-        os.setresuid(vm.uid, vm.uid, vm.uid)
-        for path, mode in wanted:
-            try:
-                os.close(os.open(path.lstrip("/"), mode | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root_fd))
-            except OSError as exc:
-                os.write(report_fd, f"{path}: {exc.strerror}\n".encode(errors="replace"))
-        status = 0
-    finally:
-        os._exit(status)
+        failures = errors_of_opening(vm, wanted)
+    except LiveUpgradeError as exc:
+        verdict.warn("facts-missing", str(exc))
+        return
+    for path, error in failures:
+        verdict.refuse("image-unreadable", f"user {vm.uid} may not open {path}: {error.strerror}")
 
 
 def _held_images(pid: int) -> set[InodeKey]:

@@ -14,8 +14,8 @@ import os
 import socket
 from typing import Callable
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import HeldClient
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptors
 

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
     QmpClient,
@@ -31,7 +32,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
     QmpError,
     QmpTimeoutError,
 )
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import (
     SETTLES_S,
     UNRESPONSIVE_S,

@@ -123,7 +123,7 @@ class Engine:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             result = VmUpgrade(
-                plan.vm, plan.build_dir, str(plan.mechanism), self._request, self._transaction, journal
+                plan.vm, plan.build_dir, str(plan.mechanism), self._request, self._transaction, journal, plan.kvm
             ).run()
             result.reason = plan.reason
             os.write(write_fd, json.dumps(result.to_dict()).encode())

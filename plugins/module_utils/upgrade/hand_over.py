@@ -12,8 +12,8 @@ import select
 import signal
 from dataclasses import dataclass
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 
 SETTLES_S = 30.0
 UNRESPONSIVE_S = 5.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import check_build_id
 
 OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
 
@@ -23,7 +24,8 @@ class UpgradeRequest:
     """The arguments of ``vm_upgrade`` that make up one transaction. ``vms`` empty means all VMs of the host.
 
     ``probes``: VM name → probe (see docs/architecture.md). ``pause_budgets_ms``: class → longest pause, ``vm_classes``: VM name →
-    class; ``downtime_budget_ms`` is that of all others. Times in seconds (``_s``) and milliseconds (``_ms``).
+    class; ``downtime_budget_ms`` is that of all others. ``kvm_build_id``, ``kvm_root``: as in ``PreflightRequest``. Times in
+    seconds (``_s``) and milliseconds (``_ms``).
     """
 
     build_id: str
@@ -39,6 +41,8 @@ class UpgradeRequest:
     prepare_timeout_s: int = 60
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rollout_id: str | None = None
+    kvm_build_id: str | None = None
+    kvm_root: str = "/"
 
     def validate(self) -> None:
         """Raise ``LiveUpgradeError`` for values that no host could make sense of."""
@@ -52,6 +56,7 @@ class UpgradeRequest:
             raise LiveUpgradeError(
                 f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)"
             )
+        check_build_id(self.kvm_build_id)
         self.budgets()
 
     def budgets(self) -> PauseBudgets:
@@ -87,6 +92,8 @@ class VmResult:
     new_build_id: str | None = None
     old_pid: int | None = None
     new_pid: int | None = None
+    kvm_build_id_before: str | None = None
+    kvm_build_id: str | None = None
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
 

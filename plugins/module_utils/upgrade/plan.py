@@ -17,6 +17,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import open_monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import KvmMove
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import diff, plan_command
 
 
@@ -32,6 +33,7 @@ class VmPlan:
     build_dir: Path
     new_build_id: str
     budget: PauseBudget
+    kvm: KvmMove
 
     def result(self, planned: bool = False) -> VmResult:
         """Return the result of a VM that nothing is done to; ``planned`` in check mode."""
@@ -48,13 +50,15 @@ class VmPlan:
             new_build_id=runs_on,
             old_pid=self.vm.pid,
             new_pid=None if outcome == "planned" else self.vm.pid,
+            kvm_build_id_before=self.kvm.build_id_before,
+            kvm_build_id=self.kvm.build_id_after if outcome == "planned" else self.kvm.build_id_before,
             error=self.error,
         )
 
     def diff(self) -> dict[str, str]:
         """Return the command line before and after, and what else will differ, for ``--diff``. Asks the VM."""
         with open_monitor(self.vm) as monitor:
-            command = plan_command(self.vm, monitor, self.build_dir, str(self.mechanism))
+            command = plan_command(self.vm, monitor, self.build_dir, str(self.mechanism), self.kvm.node)
         before, after = diff(self.vm.argv, command.argv)
         changes = [*command.changes, f"the longest pause allowed: {self.budget}"]
         notes = "".join(f"# {change}\n" for change in changes)
@@ -73,7 +77,12 @@ def plan_host(request: UpgradeRequest) -> list[VmPlan]:
     """
     staged = BuildStore(Path(request.state_dir)).get(request.build_id)
     preflight = PreflightRequest(
-        build_id=request.build_id, state_dir=request.state_dir, vms=request.vms, mechanism=request.mechanism
+        build_id=request.build_id,
+        state_dir=request.state_dir,
+        vms=request.vms,
+        mechanism=request.mechanism,
+        kvm_build_id=request.kvm_build_id,
+        kvm_root=request.kvm_root,
     )
     judged = judge_host(preflight)
     _check_order(request, judged)
@@ -93,7 +102,9 @@ def _plan(item: Judged, build_dir: Path, build_id: str, budget: PauseBudget) -> 
             f"State: untouched, still running on {item.vm.build_id or item.vm.exe}."
         )
     decision = {"go": "upgrade", "refuse": "refused"}.get(verdict.verdict, verdict.verdict)
-    return VmPlan(item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id, budget)
+    return VmPlan(
+        item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id, budget, item.kvm
+    )
 
 
 def _check_order(request: UpgradeRequest, judged: list[Judged]) -> None:

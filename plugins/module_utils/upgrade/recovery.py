@@ -49,6 +49,8 @@ class _Interrupted:
     pause_budget_ms: int | None
     vm_class: str | None
     threads: dict[str, dict[str, Any]]
+    kvm_build_id_before: str | None
+    kvm_build_id_after: str | None
     target_pid: int = 0
     target_start_ticks: int = 0
     committed: bool = False
@@ -98,6 +100,8 @@ def _read(transaction: Path) -> list[_Interrupted]:
                 pause_budget_ms=record.get("pause_budget_ms"),  # journals of 0.1.0 have none
                 vm_class=record.get("vm_class"),
                 threads=record.get("threads", {}),
+                kvm_build_id_before=(record.get("kvm_before") or {}).get("build_id"),
+                kvm_build_id_after=(record.get("kvm_after") or {}).get("build_id"),
                 boot_id=current_boot,
             )
         elif record["step"] == "spawned":
@@ -122,6 +126,8 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         new_build_id=vm.old_build_id,
         old_pid=vm.old_pid,
         new_pid=vm.old_pid,
+        kvm_build_id_before=vm.kvm_build_id_before,
+        kvm_build_id=vm.kvm_build_id_before,
     )
     same_boot = vm.boot_id == boot_id()
     old_lives = same_boot and _lives(vm.old_pid, vm.old_start_ticks)
@@ -136,6 +142,7 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         else:
             new_pid = _adopt_target(vm)
         result.outcome, result.new_pid, result.new_build_id = "upgraded", new_pid, new_build_id
+        result.kvm_build_id = vm.kvm_build_id_after
         carried = carry_over(vm.threads, new_pid, lambda: monitor_of(vm.qmp_paths, new_pid))
         result.threads, result.warnings = carried.done, carried.failed
         if vm.pidfile:
@@ -147,6 +154,7 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         )
     except GuestLost as exc:
         result.outcome, result.new_pid, result.new_build_id = "lost", None, None
+        result.kvm_build_id = None
         result.error = f"VM {vm.name}: {exc}. State: start the VM anew if it does not run."
     except (LiveUpgradeError, OSError) as exc:
         result.error = f"VM {vm.name}: {exc}. State: unclear, nothing was ended; look at process {vm.old_pid}."

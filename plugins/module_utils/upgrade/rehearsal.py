@@ -36,7 +36,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source im
     opened_source,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.tap import TapState
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 
 
 def rehearse_host(request: PreflightRequest, limits_of: Callable[[str], Limits]) -> list[Judged]:
@@ -80,7 +79,7 @@ def _take(lock: HostLock, state_dir: Path) -> None:
 
 def _why_not(verdict: Verdict) -> str | None:
     if verdict.verdict == "already":
-        return "the VM runs the build already"
+        return verdict.mechanism_reason
     if verdict.verdict == "refuse":
         return "the VM is refused without one"
     if verdict.mechanism != "vfork":
@@ -96,7 +95,7 @@ def _rehearse(item: Judged, build_dir: Path, limits: Limits) -> None:
         return
     budget_ms = round(limits.downtime_s * 1000)
     try:
-        done = _play(item.vm, build_dir, limits)
+        done = _play(item, build_dir, limits)
     except (GuestLost, GuestStranded) as exc:
         verdict.rehearsal = Rehearsal("failed", str(exc), pause_budget_ms=budget_ms)
         verdict.refuse("rehearsal-unclear", f"the rehearsal went wrong: {exc}")
@@ -111,14 +110,16 @@ def _rehearse(item: Judged, build_dir: Path, limits: Limits) -> None:
     verdict.close()
 
 
-def _play(vm: Vm, build_dir: Path, limits: Limits) -> Rehearsed:
+def _play(item: Judged, build_dir: Path, limits: Limits) -> Rehearsed:
+    vm = item.vm
+
     def note(_step: str, **_facts: Any) -> None:
         """There is nothing to finish or to undo: QEMU takes the guest back also when we are gone."""
 
     def target_monitor(pid: int) -> QmpClient:
         return monitor_of([endpoint.path for endpoint in vm.qmp_endpoints], pid)
 
-    with opened_source(vm, build_dir, "vfork") as (source, command):
+    with opened_source(vm, build_dir, "vfork", item.kvm.node) as (source, command):
         with fetched_descriptors(command.fds) as descriptors:
             taps = TapState(list(descriptors.values()))
             transfer = CprVfork(vm.pid, source, target_monitor, limits, note)

@@ -13,24 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import CommandPlan, InheritedFd, plan_command
 
 
 @contextmanager
-def opened_source(vm: Vm, build_dir: Path, mechanism: str) -> Iterator[tuple[QmpClient, CommandPlan]]:
+def opened_source(
+    vm: Vm, build_dir: Path, mechanism: str, kvm_node: str | None = None
+) -> Iterator[tuple[QmpClient, CommandPlan]]:
     """Hold the monitor of ``vm``, and have the command by which the build in ``build_dir`` would follow it.
 
-    Raises ``LiveUpgradeError`` when the process is another one by now, no monitor serves us, or there is no such command.
+    ``kvm_node``: the node of KVM that it is to open, None for the one that the VM has. Raises ``LiveUpgradeError`` when the
+    process is another one by now, no monitor serves us, or there is no such command.
     """
     if start_ticks(vm.pid) != vm.start_time_ticks:
         raise LiveUpgradeError(f"process {vm.pid} is no longer the one that was looked at")
     with open_monitor(vm) as monitor:
-        command = plan_command(vm, monitor, build_dir, mechanism)
+        command = plan_command(vm, monitor, build_dir, mechanism, kvm_node)
         if command.problems:
             raise LiveUpgradeError("; ".join(problem.message for problem in command.problems))
         yield monitor, command

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade import syscalls
 
 _NAMESPACES = ("net", "uts", "ipc", "cgroup", "mnt")
 _LIMITS = {

@@ -39,9 +39,11 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.tap import TapState
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.threads import carry_over, read_threads
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import KvmMove
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import CommandPlan
 
 _MIB = 1 << 20
+_STAYS = KvmMove()
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,7 +51,14 @@ class VmUpgrade:
     """One VM's part of a transaction, in a process of its own."""
 
     def __init__(
-        self, vm: Vm, build_dir: Path, mechanism: str, request: UpgradeRequest, transaction: Path, journal: Journal
+        self,
+        vm: Vm,
+        build_dir: Path,
+        mechanism: str,
+        request: UpgradeRequest,
+        transaction: Path,
+        journal: Journal,
+        kvm: KvmMove = _STAYS,
     ) -> None:
         """``build_dir`` is the staged build; ``transaction`` the directory of the journal and the logs."""
         self._vm = vm
@@ -57,6 +66,7 @@ class VmUpgrade:
         self._mechanism = mechanism
         self._request = request
         self._journal = journal
+        self._kvm = kvm
         self._log_path = transaction / "logs" / f"{vm.name}.log"
         self._workspace = workspace_of(request, transaction.name, vm.name)
         self._qmp_paths = [endpoint.path for endpoint in vm.qmp_endpoints]
@@ -73,6 +83,8 @@ class VmUpgrade:
             new_build_id=vm.build_id,
             old_pid=vm.pid,
             new_pid=vm.pid,
+            kvm_build_id_before=kvm.build_id_before,
+            kvm_build_id=kvm.build_id_before,
         )
 
     def run(self) -> VmResult:
@@ -108,7 +120,7 @@ class VmUpgrade:
 
     def _upgrade(self) -> None:
         vm = self._vm
-        with opened_source(vm, self._build_dir, self._mechanism) as (source, command):
+        with opened_source(vm, self._build_dir, self._mechanism, self._kvm.node) as (source, command):
             self._threads = read_threads(vm.pid, source)
             self._journal.write(
                 "begin",
@@ -123,6 +135,7 @@ class VmUpgrade:
                 workspace=str(self._workspace),
                 pidfile=command.pidfile,
                 threads=self._threads,
+                **self._kvm.to_dict(),
             )
             try:
                 self._make_workspace()
@@ -149,6 +162,7 @@ class VmUpgrade:
             self._committed = True
             self._result.new_pid = committed.target_pid
             self._result.new_build_id = self._request.build_id
+            self._result.kvm_build_id = self._kvm.build_id_after
             self._note_late("committed", target_pid=committed.target_pid)
             self._carry_over_threads(committed.target_pid)
             self._measure_cost(committed)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import devices, mechanisms, monitor
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.accelerator import DEFAULT_NODE, kvm_node_named
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse, parse_keyval
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
@@ -25,7 +26,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.monitor import
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import (
     Process,
     descriptors,
-    kvm_device,
+    kvm_descriptor,
     listener_path,
     mappings,
     qemu_processes,
@@ -113,8 +114,8 @@ def _fill(vm: Vm, options: list[Option]) -> None:
     answers = monitor.ask(vm.pid, paths)
     vm.qmp_endpoints = answers.endpoints
     vm.problems += answers.problems
-    vm.accelerator_device = kvm_device(vm.pid, links)
     vm.accelerator = _accelerator(options, links)
+    vm.kvm_device = _kvm_device(vm, options, links)
     vm.machine_type = _machine_type(options, answers)
     _fill_state(vm, answers)
     vm.ram_blocks = ram_blocks(options, answers, mappings(vm.pid))
@@ -231,6 +232,14 @@ def _accelerator(options: list[Option], links: dict[int, str]) -> str:
         if accel and accel != "kvm":
             return accel
     return "tcg"
+
+
+def _kvm_device(vm: Vm, options: list[Option], links: dict[int, str]) -> str | None:
+    """Return the node that is open; where none can be recognized by its name, the one that QEMU was told to open."""
+    if vm.accelerator != "kvm":
+        return None
+    held = kvm_descriptor(vm.pid, links)
+    return held[1] if held else kvm_node_named(options) or DEFAULT_NODE
 
 
 def _security_label(pid: int) -> str | None:

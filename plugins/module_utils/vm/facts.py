@@ -111,7 +111,7 @@ class Vm:
     cpr_vfork: bool = False
     machine_type: str | None = None
     accelerator: str | None = None
-    accelerator_device: str | None = None
+    kvm_device: str | None = None
     ram_blocks: list[RamBlock] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)
     nics: list[Nic] = field(default_factory=list)

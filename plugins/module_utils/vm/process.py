@@ -149,13 +149,14 @@ def listener_path(pid: int, number: int) -> str | None:
     return None
 
 
-def kvm_device(pid: int, links: dict[int, str]) -> str | None:
-    """Return the path of the KVM node that ``pid`` holds open, such as ``/dev/kvm``; None when it uses no KVM."""
+def kvm_descriptor(pid: int, links: dict[int, str]) -> tuple[int, str] | None:
+    """Return the descriptor by which ``pid`` uses KVM, and the path of its node; None when there is none such as it is named."""
     for number, link in sorted(links.items()):
-        if link.startswith("/dev/") and "kvm" in os.path.basename(link):
+        path = link[: -len(_DELETED)] if link.endswith(_DELETED) else link
+        if "kvm" in os.path.basename(path) and os.path.isabs(path):
             try:
                 if stat.S_ISCHR(os.stat(f"/proc/{pid}/fd/{number}").st_mode):
-                    return link
+                    return number, path
             except OSError:
                 continue  # closed meanwhile
     return None

@@ -53,7 +53,7 @@ def test_tells_what_a_vm_is_and_has(start: QemuFactory, qemu_new: Path) -> None:
     vm = look(qemu)
 
     assert (vm.name, vm.pid, vm.exe, vm.exe_deleted) == ("web1", qemu.pid, str(qemu_new), False)
-    assert (vm.version, vm.machine_type, vm.accelerator, vm.accelerator_device) == (
+    assert (vm.version, vm.machine_type, vm.accelerator, vm.kvm_device) == (
         "11.1.1",
         "pc-q35-11.1",
         "tcg",

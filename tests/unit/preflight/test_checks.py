@@ -77,7 +77,7 @@ def test_every_code_has_a_use_and_every_use_an_action() -> None:
     sources += (folder.parent / "preflight").glob("*.py")
     text = "\n".join(path.read_text() for path in sources if path.name != "codes.py")
     used = set(re.findall(r'(?:refuse|warn|say|Obstacle)\(\s*"([a-z0-9-]+)"', text))
-    used |= set(re.findall(r'return "([a-z]+-[a-z]+)", f?"', text))
+    used |= set(re.findall(r'return "([a-z]+(?:-[a-z]+)+)", f?"', text))
     assert used == set(REFUSALS) | set(WARNINGS)
 
 

@@ -86,7 +86,7 @@ def test_own_mappings_and_descriptors() -> None:
         assert process.descriptor_info(os.getpid(), stream.fileno())["pos"] == "0"
     found = process.mappings(os.getpid())
     assert any(mapping.path == "[stack]" and not mapping.shared for mapping in found)
-    assert process.kvm_device(os.getpid(), links) is None
+    assert process.kvm_descriptor(os.getpid(), links) is None
 
 
 def test_this_process_is_no_vm() -> None:
