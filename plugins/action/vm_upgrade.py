@@ -121,7 +121,9 @@ def _outcome(vm: dict[str, Any]) -> str:
         reason = vm.get("error") or vm.get("reason")
         return f"{vm['outcome']}{f' ({reason})' if reason else ''}"
     downtime = "downtime not measured" if vm.get("downtime_ms") is None else f"downtime {vm['downtime_ms']:.1f} ms"
-    return f"running on {vm.get('new_build_id')}, {downtime}"
+    moved = vm.get("kvm_build_id") != vm.get("kvm_build_id_before")
+    kvm = f" and {vm['kvm_build_id'] or 'another KVM'}" if moved else ""
+    return f"running on {vm.get('new_build_id')}{kvm}, {downtime}"
 
 
 def _last_seen(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ class LocalQemu:
         binary: Path,
         directory: Path,
         *,
-        accel: str,
+        accel: str | None,
         name: str = "vm",
         machine: str = "q35",
         memory_mib: int = 64,
@@ -129,6 +129,7 @@ class LocalQemu:
         """Start it and return as soon as its monitor answers (with ``qmp=()`` or other arguments: as soon as it runs).
 
         ``directory`` is made if need be and holds ``qmp.sock``, ``boot.img``, ``guest.bin`` and ``log``.
+        ``accel``: None for one that ``extra`` chooses.
         ``guest``: None for one that ``extra`` boots; ``counter_offset``: where in RAM it counts.
         ``extra``: further arguments.
         ``pass_fds``: descriptors of ours it inherits. ``wrapper``: command to run it under; must execute it in place.
@@ -151,7 +152,8 @@ class LocalQemu:
         os.chown(self.disk_path, disk_owner, disk_owner)
         self.argv = [
             *(str(binary), *firmware(like or binary), "-name", f"guest={name}"),
-            *("-machine", machine + _ram_options(shared_ram, aux_ram_share), "-accel", accel, "-m", f"{memory_mib}M"),
+            *("-machine", machine + _ram_options(shared_ram, aux_ram_share), "-m", f"{memory_mib}M"),
+            *(() if accel is None else ("-accel", accel)),
             *_memory_backend(memory_mib, shared_ram),
             *("-nodefaults", "-display", "none", *_bios(guest, directory)),
             *("-drive", f"if=none,id=boot,format=raw,file={self.disk_path}"),

@@ -10,9 +10,27 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line i
     format_keyval,
     parse_keyval,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import Draft
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
 
 DEFAULT_NODE = "/dev/kvm"
 _MACHINE = ("machine", "M")
+_STAY = "leave kvm_build_id out for this VM, or shut it down and start it on the other KVM"
+
+
+def on_kvm(vm: Vm, options: list[Option], node: str | None, draft: Draft) -> list[Option]:
+    """Return the options of the process that follows ``vm``: on the KVM behind ``node``, or with None on the one that it has.
+
+    Without ``node`` they stay as they are, unless the program's name made QEMU choose KVM: that is another name now.
+    """
+    if vm.accelerator != "kvm" or (node is None and chooses_accelerator(options)):
+        return options
+    if (kvm_node_named(options) or "").startswith("/dev/fdset/"):
+        message = "-accel device=/dev/fdset/...: the descriptor of one KVM would be kept by a process on another"
+        draft.problem("option-refused", message, _STAY)
+    if node is not None and node != vm.kvm_device:
+        draft.change(f"KVM is opened through {node}, and no longer through {vm.kvm_device}")
+    return with_kvm_node(options, node or vm.kvm_device or DEFAULT_NODE)
 
 
 def kvm_node_named(options: list[Option]) -> str | None:

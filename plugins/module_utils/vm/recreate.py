@@ -16,12 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.accelerator import (
-    DEFAULT_NODE,
-    chooses_accelerator,
-    kvm_node_named,
-    with_kvm_node,
-)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.accelerator import on_kvm
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import (
     PRIVATE_MONITOR,
     CharacterDevices,
@@ -98,7 +93,7 @@ def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path, mechanism: str, kvm_no
     options = parse(vm.argv)
     draft = Draft(vm.pid, os.readlink(f"/proc/{vm.pid}/cwd"), options, of_child=mechanism == "vfork")
     recreation = _Recreation(vm, RunningState.read(qmp), draft, build_dir)
-    words = render(_on_kvm(vm, recreation.options(options), kvm_node, draft))
+    words = render(on_kvm(vm, recreation.options(options), kvm_node, draft))
     return CommandPlan(
         argv=[str(build_dir / _BINARY), *words],
         fds=draft.fds,
@@ -107,18 +102,6 @@ def plan_command(vm: Vm, qmp: QmpClient, build_dir: Path, mechanism: str, kvm_no
         pidfile=recreation.pidfile,
         clients=draft.clients,
     )
-
-
-def _on_kvm(vm: Vm, options: list[Option], node: str | None, draft: Draft) -> list[Option]:
-    """Without ``node`` the options stay as they are, unless the program's name made QEMU choose KVM: that is another now."""
-    if vm.accelerator != "kvm" or (node is None and chooses_accelerator(options)):
-        return options
-    if (kvm_node_named(options) or "").startswith("/dev/fdset/"):
-        message = "-accel device=/dev/fdset/...: the descriptor of one KVM would be kept by a process on another"
-        draft.problem("option-refused", message, _WITHOUT_IT)
-    if node is not None and node != vm.kvm_device:
-        draft.change(f"KVM is opened through {node}, and no longer through {vm.kvm_device}")
-    return with_kvm_node(options, node or vm.kvm_device or DEFAULT_NODE)
 
 
 def diff(old_argv: list[str], new_argv: list[str]) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model imp
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import COUNTER_OFFSET, LocalQemu, QemuFactory
+from ansible_collections.vmm.live_upgrade.tests.kvm_world import BUILD_A, BUILD_B, CORE_A, CORE_B, KvmWorld
 
 MACHINE = "pc-q35-10.2"
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,id=nic0,romfile="]
@@ -110,6 +111,16 @@ def host(
     made = Host(tmp_path, ids, start_qemu, binary, request.param)
     yield made
     subprocess.run(["rm", "-rf", str(made.run_dir)], check=True)
+
+
+@pytest.fixture
+def cores(tmp_path: Path) -> KvmWorld:
+    """KVM cores A, the default, and B, both staged for ``host`` and loaded."""
+    world = KvmWorld(tmp_path)
+    world.core(CORE_A, BUILD_A)
+    world.core(CORE_B, BUILD_B)
+    world.load(CORE_A, CORE_B)
+    return world
 
 
 def host_processes(vm_name: str) -> list[int]:

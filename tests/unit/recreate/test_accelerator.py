@@ -11,12 +11,12 @@ import pytest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.accelerator import (
     chooses_accelerator,
     kvm_node_named,
+    on_kvm,
     with_kvm_node,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import parse, render
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import Draft
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import _on_kvm
 
 NODE = "/dev/kvm-00000000000000bb"
 ON_NODE = f"-accel kvm,device={NODE}"
@@ -81,8 +81,8 @@ def test_kvm_that_the_name_of_the_program_chose_is_asked_for_by_name() -> None:
     options = parse(["/usr/libexec/qemu-kvm", "-m", "1G"])
     draft = Draft(1, "/", options, of_child=True)
 
-    kvm = _on_kvm(vm("kvm", "/dev/kvm"), options, None, draft)
-    tcg = _on_kvm(vm("tcg", None), options, None, draft)
+    kvm = on_kvm(vm("kvm", "/dev/kvm"), options, None, draft)
+    tcg = on_kvm(vm("tcg", None), options, None, draft)
 
     assert render(kvm) == ["-m", "1G", "-accel", "kvm,device=/dev/kvm"]
     assert (tcg, draft.problems, draft.changes) == (options, [], [])
@@ -92,9 +92,9 @@ def test_a_node_that_was_given_as_a_descriptor_is_refused_when_it_would_change()
     options = parse(["qemu", "-accel", "kvm,device=/dev/fdset/3", "-add-fd", "fd=9,set=3"])
     draft = Draft(1, "/", options, of_child=True)
 
-    assert _on_kvm(vm("kvm", "/dev/kvm"), options, None, draft) == options
+    assert on_kvm(vm("kvm", "/dev/kvm"), options, None, draft) == options
     assert draft.problems == []
-    _on_kvm(vm("kvm", "/dev/kvm"), options, NODE, draft)
+    on_kvm(vm("kvm", "/dev/kvm"), options, NODE, draft)
 
     assert [problem.code for problem in draft.problems] == ["option-refused"]
 
