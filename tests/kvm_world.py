@@ -11,7 +11,8 @@ import os
 import stat
 from pathlib import Path
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KIND, SCHEMA, KmodManifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.typed_manifest import SCHEMA
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KIND, KmodManifest
 
 CORE_A, CORE_B = "00000000000000aa", "00000000000000bb"
 BUILD_A, BUILD_B = f"kvm-6.12.118-{CORE_A}", f"kvm-6.12.119-{CORE_B}"
@@ -25,6 +26,8 @@ class KvmWorld:
         self.root = directory / "root"
         self.state_dir = directory / "state"
         (self.root / "dev").mkdir(parents=True)
+        (self.root / "proc/sys/kernel").mkdir(parents=True)
+        (self.root / "proc/sys/kernel/osrelease").write_text(f"{os.uname().release}\n")
 
     def stage(self, build_id: str, release: str | None = None) -> None:
         """Lay down the manifest of a build, as if it were staged for ``release``, by default the kernel that runs."""
@@ -50,7 +53,7 @@ class KvmWorld:
             compiler="test",
             architecture="x86_64",
             created="2026-01-01T00:00:00Z",
-            files={},
+            files=dict.fromkeys(("kvm_thin.ko", f"kvm_core_{name}.ko"), "0" * 64),
         ).write(directory)
 
     def load(self, *cores: str, default: str | None = None) -> None:

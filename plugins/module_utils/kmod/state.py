@@ -53,6 +53,15 @@ class Core:
 
 
 @dataclass(frozen=True)
+class ListedCore:
+    """A loaded core, as kvm_thin lists it. ``vms``: as the kernel counts."""
+
+    name: str
+    vms: int
+    default: bool
+
+
+@dataclass(frozen=True)
 class KvmState:
     """``thin_abi``: None when the kvm_thin that runs is of no staged build. ``stock``: modules of the kernel's own KVM."""
 
@@ -84,15 +93,21 @@ class KvmState:
         }
 
 
+def listed_cores(kernel: Kernel) -> list[ListedCore]:
+    """Return the loaded cores; none without kvm_thin."""
+    listed = _CORE.findall(kernel.parameter(THIN, "cores"))
+    return [ListedCore(name, int(vms), default == "1") for name, vms, default in listed]
+
+
 def read_state(kernel: Kernel, store: KvmStore, vm_name: VmName) -> KvmState:
     """Look at the host."""
     thin_loaded = kernel.loaded(THIN)
     version = kernel.version(THIN) if thin_loaded else None
     opened = users_of_kvm(kernel.root, vm_name)
     stock = [module for module in (*VENDORS, STOCK) if kernel.loaded(module)]
-    listed = _CORE.findall(kernel.parameter(THIN, "cores")) if thin_loaded else []
-    default = next((name for name, _vms, is_default in listed if is_default == "1"), None)
-    users = users_by_core(kernel.root, [name for name, _vms, _default in listed], default, opened)
+    listed = listed_cores(kernel)
+    default = next((core.name for core in listed if core.default), None)
+    users = users_by_core(kernel.root, [core.name for core in listed], default, opened)
     return KvmState(
         thin_loaded=thin_loaded,
         thin_version=version,
@@ -101,16 +116,16 @@ def read_state(kernel: Kernel, store: KvmStore, vm_name: VmName) -> KvmState:
         ),
         stock=stock,
         stock_users=[process.user for process in opened] if stock else [],
-        cores=[_core(store, name, int(vms), name == default, users[name]) for name, vms, _default in listed],
+        cores=[_core(store, core, users[core.name]) for core in listed],
     )
 
 
-def _core(store: KvmStore, name: str, vms: int, default: bool, users: list[User]) -> Core:
-    build = store.named(name)
+def _core(store: KvmStore, listed: ListedCore, users: list[User]) -> Core:
+    build = store.named(listed.name)
     return Core(
-        name=name,
-        default=default,
-        vms=vms,
+        name=listed.name,
+        default=listed.default,
+        vms=listed.vms,
         users=users,
         build_id=build.manifest.build_id if build else None,
         version=build.manifest.version if build else None,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore, StagedBuild
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.build_check import Build
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.host_check import Host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.kvm_check import check_kvm, check_node
@@ -38,12 +39,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import (
-    KvmHost,
-    KvmMove,
-    check_build_id,
-    core_name,
-)
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import KvmHost, KvmMove
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
     Obstacle,
     command_obstacles,
@@ -82,7 +78,8 @@ def judge_host(request: PreflightRequest) -> list[Judged]:
     Raises ``LiveUpgradeError``: the build is not staged, damaged or does not run here, a chosen VM does not run here, or
     ``kvm_build_id`` is none.
     """
-    check_build_id(request.kvm_build_id)
+    if request.kvm_build_id is not None:
+        name_of(request.kvm_build_id)
     store = BuildStore(Path(request.state_dir))
     staged = store.get(request.build_id)
     running = discover()
@@ -113,7 +110,7 @@ def _open(vm: Vm, request: PreflightRequest, kvm: KvmHost) -> Judged:
         kvm_build_id=move.build_id_after,
     )
     asked = request.kvm_build_id
-    is_there = asked is None or (before is not None and before.core == core_name(asked))
+    is_there = asked is None or (before is not None and before.core == name_of(asked))
     if vm.build_id == request.build_id and is_there:
         verdict.verdict = "already"
         verdict.kvm_build_id = move.build_id_before

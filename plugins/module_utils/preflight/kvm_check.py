@@ -16,11 +16,12 @@ from contextlib import contextmanager
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.as_vm import errors_of_opening
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.kvm_offer import KvmOffer, what_is_lost
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import Verdict
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import KvmHost, KvmMove, core_name
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import KvmHost, KvmMove
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptors, kvm_descriptor
 
 _SHOWN = 10
@@ -60,7 +61,7 @@ def check_kvm(verdict: Verdict, vm: Vm, move: KvmMove, host: KvmHost, build_id: 
             host.staged(build_id)
         except LiveUpgradeError as exc:
             verdict.refuse("kvm-build-unknown", str(exc))
-        if core_name(build_id) not in host.loaded:
+        if name_of(build_id) not in host.loaded:
             loaded = (
                 f"loaded are: {', '.join(host.loaded)}" if host.loaded else "kvm_thin has no core, or is not loaded"
             )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place import check_build_id
 
 OUTCOMES_BAD = ("refused", "rolled_back", "failed", "lost", "not_attempted")
 
@@ -56,7 +56,8 @@ class UpgradeRequest:
             raise LiveUpgradeError(
                 f"run_dir {self.run_dir!r} is too long for the paths of UNIX sockets (30 characters)"
             )
-        check_build_id(self.kvm_build_id)
+        if self.kvm_build_id is not None:
+            name_of(self.kvm_build_id)
         self.budgets()
 
     def budgets(self) -> PauseBudgets:

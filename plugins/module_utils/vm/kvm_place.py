@@ -8,15 +8,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import BUILD_ID, KmodManifest
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kernel import Kernel
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KmodManifest, name_of
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.state import listed_cores
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.store import KvmStore
 
 _NODE = re.compile(r"kvm-([0-9a-f]{16})")
-_CORES = "sys/module/kvm_thin/parameters/cores"
 _DEBUGFS = "sys/kernel/debug"
 
 
@@ -67,8 +67,9 @@ class KvmHost:
     def __init__(self, state_dir: Path, root: Path = Path("/")) -> None:
         """``root`` is what nodes and /sys are below: another one in tests only."""
         self._root = root
-        self._staged = state_dir / "kvm"
-        self._defaults = _read_cores(root / _CORES)
+        kernel = Kernel(root)
+        self._store = KvmStore(state_dir, kernel.release)
+        self._defaults = {core.name: core.default for core in listed_cores(kernel)}
 
     @property
     def loaded(self) -> list[str]:
@@ -82,20 +83,11 @@ class KvmHost:
 
     def node_of(self, build_id: str) -> str:
         """Return the node of a build's core."""
-        return str(self._root / "dev" / f"kvm-{core_name(build_id)}")
+        return str(self._root / "dev" / f"kvm-{name_of(build_id)}")
 
     def staged(self, build_id: str) -> KmodManifest:
         """Return the manifest of a build staged for the kernel that runs. Raises ``LiveUpgradeError`` when it is not."""
-        release = os.uname().release
-        directory = self._staged / release / build_id
-        if not directory.is_dir():
-            raise LiveUpgradeError(f"KVM build {build_id} is not staged for the running kernel {release}")
-        manifest = KmodManifest.load(directory)
-        if manifest.build_id != build_id or manifest.release != release:
-            raise LiveUpgradeError(
-                f"{directory} holds {manifest.build_id} for kernel {manifest.release}; stage it anew"
-            )
-        return manifest
+        return self._store.get(build_id).manifest
 
     def place_of(self, pid: int, device: str) -> KvmPlace:
         """Tell where the VM of process ``pid`` is, which has ``device`` open.
@@ -117,7 +109,7 @@ class KvmHost:
             return KvmMove()
         if build_id is not None:
             node = self.node_of(build_id)
-            return KvmMove(before, KvmPlace(node, core_name(build_id), build_id), node)
+            return KvmMove(before, KvmPlace(node, name_of(build_id), build_id), node)
         if _NODE.fullmatch(os.path.basename(before.device)):
             return KvmMove(before, before)
         return KvmMove(before, self._place(before.device, self.default))
@@ -127,28 +119,5 @@ class KvmHost:
 
     def _build_of(self, core: str) -> str | None:
         """A core knows its name only; the version that makes a build id of it is known from the store."""
-        builds = {path.name for path in self._staged.glob(f"*/kvm-*-{core}") if BUILD_ID.fullmatch(path.name)}
-        return builds.pop() if len(builds) == 1 else None
-
-
-def check_build_id(build_id: str | None) -> None:
-    """Raise ``LiveUpgradeError`` when ``build_id`` is given and cannot be the id of a KVM build."""
-    if build_id is not None and BUILD_ID.fullmatch(build_id) is None:
-        raise LiveUpgradeError(
-            f"kvm_build_id {build_id!r} is not the id of a KVM build, such as kvm-6.12.118-0123456789abcdef"
-        )
-
-
-def core_name(build_id: str) -> str:
-    """Return the name of the core of a build: the digits that its id ends with."""
-    return build_id.rpartition("-")[2]
-
-
-def _read_cores(path: Path) -> dict[str, bool]:
-    """Return name → whether it is the default, as kvm_thin lists its cores; empty without kvm_thin."""
-    try:
-        lines: Iterable[str] = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        return {}
-    words = [line.split() for line in lines if line.strip()]
-    return {name: "default=1" in facts for name, *facts in words}
+        build = self._store.named(core)
+        return build.manifest.build_id if build else None

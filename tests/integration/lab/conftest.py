@@ -22,6 +22,7 @@ from vmmlab.host import Host
 from vmmlab.progress import LabError
 
 from .controller import Controller
+from .kvm_cores import KvmCores, running_on_cores
 from .lab_hosts import STATE_DIR, Builds, LabHosts
 
 HERE = Path(__file__).resolve().parent
@@ -74,6 +75,14 @@ def other_controller(tmp_path: Path, fleet: Fleet) -> Controller:
 def lab(fleet: Fleet, builds: Builds, tmp_path: Path) -> LabHosts:
     """Return the hosts, with all VMs running on the old build."""
     return _on_old_build(fleet, builds, Controller(tmp_path / "setup", fleet.inventory))
+
+
+@pytest.fixture(scope="module")
+def kvm_cores(fleet: Fleet, builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmCores]:
+    """Return the builds of KVM; the VMs of all hosts run on the old one."""
+    controller = Controller(tmp_path_factory.mktemp("kvm"), fleet.inventory)
+    with running_on_cores(_on_old_build(fleet, builds, controller), controller) as cores:
+        yield cores
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -61,7 +61,7 @@ def test_a_build_that_is_not_staged_is_refused(world: KvmWorld, compared: list[s
     found = refusals(judge(world, KvmPlace(f"/dev/kvm-{CORE_B}", CORE_B), BUILD_A))
 
     assert list(found) == ["kvm-build-unknown"]
-    assert f"{BUILD_A} is not staged for the running kernel" in found["kvm-build-unknown"]
+    assert f"{BUILD_A} is not staged on" in found["kvm-build-unknown"]
 
 
 @pytest.mark.parametrize(("loaded", "told"), [([CORE_A], f"loaded are: {CORE_A}"), ([], "kvm_thin has no core")])

@@ -16,7 +16,9 @@ from ansible_collections.vmm.live_upgrade.plugins.action.vm_upgrade import _outc
     [
         pytest.param({}, "running on qemu-b, downtime 5.2 ms", id="qemu"),
         pytest.param(
-            {"kvm_build_id_before": "kvm-a", "kvm_build_id": "kvm-a"}, "running on qemu-b, downtime 5.2 ms", id="kvm-stays"
+            {"kvm_build_id_before": "kvm-a", "kvm_build_id": "kvm-a"},
+            "running on qemu-b, downtime 5.2 ms",
+            id="kvm-stays",
         ),
         pytest.param(
             {"kvm_build_id_before": None, "kvm_build_id": "kvm-b"},

@@ -76,11 +76,11 @@ def test_a_build_is_staged_for_the_kernel_that_runs(world: KvmWorld) -> None:
     world.stage(BUILD_B, release="5.10.0-other")
 
     assert host(world).staged(BUILD_A).build_id == BUILD_A
-    with pytest.raises(LiveUpgradeError, match=f"{BUILD_B} is not staged for the running kernel {os.uname().release}"):
+    with pytest.raises(LiveUpgradeError, match=f"{BUILD_B} is not staged on .* for kernel {os.uname().release}"):
         host(world).staged(BUILD_B)
 
 
 @pytest.mark.parametrize("build_id", ["qemu-11.1.1-0123456789abcdef", "kvm-6.12-../../etc", "", f"{BUILD_A}/.."])
 def test_what_is_no_build_id_is_said_before_anything_is_looked_at(build_id: str) -> None:
-    with pytest.raises(LiveUpgradeError, match="is not the id of a KVM build, such as kvm-"):
+    with pytest.raises(LiveUpgradeError, match="is not the id of a KVM build"):
         UpgradeRequest("qemu-11.1.1-0123456789abcdef", kvm_build_id=build_id).validate()
