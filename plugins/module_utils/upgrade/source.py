@@ -9,6 +9,8 @@ PRIVATE to the collection.
 from __future__ import annotations
 
 import os
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +99,19 @@ def _serves(client: QmpClient, pid: int) -> bool:
 def _fetch(item: InheritedFd) -> int:
     pidfd = os.pidfd_open(item.source_pid)
     try:
-        return syscalls.pidfd_getfd(pidfd, item.source_fd)
+        fd = syscalls.pidfd_getfd(pidfd, item.source_fd)
+        if _listens(fd):
+            # A client wakes up both processes, and QEMU would wait for the next one where the other was faster.
+            os.set_blocking(fd, False)
+        return fd
     except OSError as exc:
         raise LiveUpgradeError(f"cannot take over the {item.purpose}: {exc.strerror}") from exc
     finally:
         os.close(pidfd)
+
+
+def _listens(fd: int) -> bool:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -26,7 +26,10 @@ static bool cpr_vfork_listens(int fd)
            listens;
 }
 
-/* Old QEMU: all its listening sockets but those that are in @given */
+/*
+ * Old QEMU: all its listening sockets but those that are in @given.  None of
+ * them blocks from here on.
+ */
 GArray *cpr_vfork_listeners(const intList *given)
 {
     GArray *fds = g_array_new(false, false, sizeof(int));
@@ -41,6 +44,11 @@ GArray *cpr_vfork_listeners(const intList *given)
             !cpr_vfork_listens(fd)) {
             continue;
         }
+        /*
+         * A client wakes up both processes.  Whoever comes second must not
+         * wait in accept() for the next one.
+         */
+        qemu_set_blocking(fd, false, NULL);
         while (item && item->value != fd) {
             item = item->next;
         }

@@ -23,10 +23,17 @@ def listening_at(pid: int, address: Any) -> set[str]:
     return links & {f"socket:[{inode}]" for inode in inodes}
 
 
-def listener(pid: int, path: Path) -> int:
-    """The descriptor with which ``pid`` listens at ``path``."""
-    (link,) = listening_at(pid, str(path))
+def listener(pid: int, address: Any) -> int:
+    """The descriptor with which ``pid`` listens at ``address``."""
+    (link,) = listening_at(pid, str(address) if isinstance(address, Path) else address)
     return next(int(name) for name in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{name}") == link)
+
+
+def is_blocking(pid: int, fd: int) -> bool:
+    """Whether a call that finds nothing to do at ``fd`` waits."""
+    flags = re.search(r"^flags:\s*(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
+    assert flags is not None
+    return not int(flags[1], 8) & os.O_NONBLOCK
 
 
 def lock_holder(path: Path) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.vmm.live_upgrade.tests.integration.qemu.process_facts import (
+    is_blocking,
+    listener,
     listening_at,
 )
 from ansible_collections.vmm.live_upgrade.tests.integration.qemu.vfork_vm import HANGS, NIC, Vm
@@ -50,6 +52,19 @@ def test_listening_socket_is_found_by_its_address(
         vm.follow(info)
         assert listening_at(vm.pid, address) == socket_of_vm, "it was made anew"
         assert _greets(address)
+
+
+def test_client_of_two_that_listen_cannot_block_either(
+    start: Start, qemu_new: Path, listens: tuple[list[str], Any]
+) -> None:
+    """It wakes up both, and whoever comes second must not wait for the next client. They race too rarely to be seen at it."""
+    options, address = listens
+    vm = start(extra=[*NIC, *options])
+    info = vm.hand_over(qemu_new)
+    assert info["phase"] == "running", info
+
+    for pid in (vm.pid, info["child-pid"]):
+        assert not is_blocking(pid, listener(pid, address))
 
 
 def test_listening_socket_that_the_new_command_lacks_is_not_kept(start: Start, qemu_new: Path, tmp_path: Path) -> None:
