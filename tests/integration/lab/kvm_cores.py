@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkout import CACHE
+from checkout import ARTIFACTS, CACHE
 
 from kmodlab.root import get_build_root
 from vmmlab.cache import Cache
@@ -63,7 +63,7 @@ def _build(controller: Controller) -> dict[str, Any]:
             str(_BUILD),
             build_release=kernel.release,
             build_root=get_build_root(cache, kernel, progress),
-            build_dest=CACHE / "test-artifacts",
+            build_dest=ARTIFACTS,
             build_told=told,
         )
     )
