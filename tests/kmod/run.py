@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -34,32 +35,46 @@ from kmodlab.root import get_build_root
 from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
-from vmmlab.kernel import get_kernel
+from vmmlab.kernel import Kernel, get_kernel
 from vmmlab.progress import LabError, Progress
 
 RESULTS = BUILD / "results" / "kmod.json"
 VENDORS = ["amd", "intel"]
 
 
-def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machine]:
-    """Have all modules built and return the machines that have them."""
+@dataclass(frozen=True)
+class Boot:
+    """What a host of the tests boots: ``python_initrd`` for cases that want Python."""
+
+    kernel: Kernel
+    initrd: Path
+    python_initrd: Path
+
+
+def make_boot(scratch: Path, progress: Progress) -> Boot:
+    """Have all modules built, and initial roots with them made in ``scratch``."""
     cache = Cache(default_root() / "lab")
     kernel = get_kernel(cache, "host", progress)
     root = get_build_root(cache, kernel, progress)
     older = get_older_source(cache, kernel, progress)
     modules = ModuleBuilds(ROOT / "kmod", root, older, kernel.release, ARTIFACTS, scratch, progress).all()
-    initrd = scratch / "initrd.gz"
+    initrd, python_initrd = scratch / "initrd.gz", scratch / "python-initrd.gz"
     initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
+    python_initrd.write_bytes(initrd.read_bytes() + python_root(modules))
+    return Boot(kernel, initrd, python_initrd)
+
+
+def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machine]:
+    """Return the machines, ready to run cases."""
+    boot = make_boot(scratch, progress)
     machines: list[Machine] = []
     if "amd" in vendors:
-        python_initrd = scratch / "python-initrd.gz"
-        python_initrd.write_bytes(initrd.read_bytes() + python_root(modules))
-        emulator = get_outer_qemu(cache, default_artifact(NEW_SERIES), progress)
-        machines.append(AmdMachine(emulator, kernel, initrd, python_initrd))
+        emulator = get_outer_qemu(Cache(default_root() / "lab"), default_artifact(NEW_SERIES), progress)
+        machines.append(AmdMachine(emulator, boot.kernel, boot.initrd, boot.python_initrd))
     if "intel" in vendors:
         folder = scratch / "intel"
         folder.mkdir()
-        machines.append(IntelMachine(kernel, initrd, folder))
+        machines.append(IntelMachine(boot.kernel, boot.initrd, folder))
     return machines
 
 
