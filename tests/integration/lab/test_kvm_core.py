@@ -8,15 +8,11 @@ one, which is staged on all hosts and not loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
-from vmmlab.fleet import Fleet
-
 from .controller import Controller, host_outcomes, outcomes, verdicts
-from .lab_hosts import Builds, LabHosts, builds_of, process
+from .kvm_cores import KvmCores
+from .lab_hosts import Builds, LabHosts, Look, builds_of, process
 
 SICK_ON_NEW_CORE = "! grep -Eq '^{name} vms=[1-9]' /sys/module/kvm_thin/parameters/cores"
 
@@ -43,7 +39,7 @@ class Cores:
 
 
 @pytest.fixture(autouse=True)
-def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any) -> None:
+def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores) -> None:
     """Have all VMs on the old core and no other core loaded: what an earlier test left otherwise is moved back."""
     if _to_old_core(lab, controller, builds, kvm_cores):
         lab.before = lab.look()
@@ -53,17 +49,7 @@ def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores
         assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def leave_on_old_core(
-    fleet: Fleet, builds: Builds, kvm_cores: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """At the end, move back what the last test moved."""
-    yield
-    controller = Controller(tmp_path_factory.mktemp("cores"), fleet.inventory)
-    _to_old_core(LabHosts(fleet.hosts), controller, builds, kvm_cores)
-
-
-def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any) -> bool:
+def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores) -> bool:
     """Move what is elsewhere to the old core, and tell whether there was anything."""
     cores = Cores(lab, controller)
     strayed = [name for name in lab.names if cores.loaded(name) != {kvm_cores.old: True}]
@@ -79,8 +65,13 @@ def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_core
     return bool(strayed)
 
 
+def assert_clocks_are_steady(look: Look) -> None:
+    """What the guest's kernel makes of TSC and paravirtual clock neither went back nor jumped."""
+    assert {name: vm["page"]["clock_jumps"] for name, vm in look.items()} == dict.fromkeys(look, 0)
+
+
 def test_a_new_core_and_a_new_build_at_once(
-    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores
 ) -> None:
     new = {"upgrade_build": builds.new.build_id, "upgrade_kvm_build": kvm_cores.new}
 
@@ -102,7 +93,7 @@ def test_a_new_core_and_a_new_build_at_once(
             "unloaded": [kvm_cores.old],
             "kept": [],
         }
-    after = lab.prove()
+    assert_clocks_are_steady(after := lab.prove())
     assert builds_of(after) == {builds.new.build_id}
     cores = Cores(lab, controller)
     for name in lab.names:
@@ -111,28 +102,19 @@ def test_a_new_core_and_a_new_build_at_once(
         assert cores.nodes(name) == dict.fromkeys(lab.vms(name), _node(kvm_cores.new))
         assert lab.sh(name, f"lsmod | grep -c '^kvm_core_{_name(kvm_cores.old)} ' || true") == "0"
 
-    again = controller.run("upgrade", upgrade_waves=[1, "100%"], **new)
-    assert again.exit_status == 0, again.output
-    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "already")
-    for name in lab.vms():
-        assert process(lab.look()[name]) == process(after[name])
-
-
-def test_kvm_alone_leaves_every_vm_its_build(
-    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
-) -> None:
-    run = controller.run("upgrade", upgrade_build=builds.old.build_id, upgrade_kvm_build=kvm_cores.new)
-
-    assert run.exit_status == 0, run.output
-    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "upgraded")
+    back = controller.run("rollback", rollback_hosts="hypervisors")
+    assert back.exit_status == 0, back.output
+    for host in controller.report("rollback.json")["hosts"]:
+        assert host["kvm"]["default"] == kvm_cores.old
     assert builds_of(lab.prove()) == {builds.old.build_id}
     cores = Cores(lab, controller)
     for name in lab.names:
-        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
+        assert cores.loaded(name) == {kvm_cores.old: True}
+        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
 
 
 def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
-    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores
 ) -> None:
     probe = {"command": ["sh", "-c", SICK_ON_NEW_CORE.format(name=_name(kvm_cores.new))]}
     controller.set_host("h1", vm_probes={"h1-vm2": probe})
@@ -164,22 +146,28 @@ def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
         assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
 
 
-def test_a_roll_back_by_hand_loads_the_old_core_again(
-    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: Any
+def test_kvm_alone_leaves_every_vm_its_build(
+    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores
 ) -> None:
-    done = controller.run("upgrade", upgrade_build=builds.new.build_id, upgrade_kvm_build=kvm_cores.new)
-    assert done.exit_status == 0, done.output
+    kvm_alone = {"upgrade_build": builds.old.build_id, "upgrade_kvm_build": kvm_cores.new}
 
-    run = controller.run("rollback", rollback_hosts="h1")
+    run = controller.run("upgrade", upgrade_waves=["100%"], **kvm_alone)
 
     assert run.exit_status == 0, run.output
-    lab.prove()
+    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "upgraded")
+    after = lab.prove()
+    assert builds_of(after) == {builds.old.build_id}
     cores = Cores(lab, controller)
-    assert (cores.loaded("h1"), cores.users("h1")) == (
-        {kvm_cores.old: True},
-        {kvm_cores.old: set(lab.vms("h1"))},
-    )
-    assert cores.loaded("h2") == cores.loaded("h3") == {kvm_cores.new: True}
+    for name in lab.names:
+        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
+
+    again = controller.run("upgrade", upgrade_waves=["100%"], **kvm_alone)
+
+    assert again.exit_status == 0, again.output
+    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "already")
+    now = lab.look()
+    for name in lab.vms():
+        assert process(now[name]) == process(after[name])
 
 
 def _name(build_id: str) -> str:
