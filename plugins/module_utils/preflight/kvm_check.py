@@ -72,7 +72,7 @@ def check_kvm(verdict: Verdict, vm: Vm, move: KvmMove, host: KvmHost, build_id: 
         verdict.warn(
             "kvm-core-unknown", f"it cannot be told which core the VM runs on, that opened {move.before.device}"
         )
-    if build_id is None and None is not move.before.core != move.after.core:
+    if build_id is None and move.before.core not in (None, move.after.core):
         verdict.warn(
             "kvm-default-changed",
             f"the VM opened {move.before.device} when that was core {move.before.core}; its new process will be on "
