@@ -43,10 +43,7 @@ def on_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores
     """Have all VMs on the old core and no other core loaded: what an earlier test left otherwise is moved back."""
     if _to_old_core(lab, controller, builds, kvm_cores):
         lab.before = lab.look()
-    cores = Cores(lab, controller)
-    for name in lab.names:
-        assert cores.loaded(name) == {kvm_cores.old: True}
-        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+    assert_all_on(kvm_cores.old, lab, Cores(lab, controller))
 
 
 def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores) -> bool:
@@ -63,6 +60,13 @@ def _to_old_core(lab: LabHosts, controller: Controller, builds: Builds, kvm_core
         )
         assert done.exit_status == 0, done.output
     return bool(strayed)
+
+
+def assert_all_on(build_id: str, lab: LabHosts, cores: Cores) -> None:
+    """The core of ``build_id`` is the only one of each host, and all VMs are on it."""
+    for name in lab.names:
+        assert cores.loaded(name) == {build_id: True}
+        assert cores.users(name) == {build_id: set(lab.vms(name))}
 
 
 def assert_clocks_are_steady(look: Look) -> None:
@@ -95,10 +99,8 @@ def test_a_new_core_and_a_new_build_at_once(
         }
     assert_clocks_are_steady(after := lab.prove())
     assert builds_of(after) == {builds.new.build_id}
-    cores = Cores(lab, controller)
+    assert_all_on(kvm_cores.new, lab, cores := Cores(lab, controller))
     for name in lab.names:
-        assert cores.loaded(name) == {kvm_cores.new: True}
-        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
         assert cores.nodes(name) == dict.fromkeys(lab.vms(name), _node(kvm_cores.new))
         assert lab.sh(name, f"lsmod | grep -c '^kvm_core_{_name(kvm_cores.old)} ' || true") == "0"
 
@@ -107,10 +109,7 @@ def test_a_new_core_and_a_new_build_at_once(
     for host in controller.report("rollback.json")["hosts"]:
         assert host["kvm"]["default"] == kvm_cores.old
     assert builds_of(lab.prove()) == {builds.old.build_id}
-    cores = Cores(lab, controller)
-    for name in lab.names:
-        assert cores.loaded(name) == {kvm_cores.old: True}
-        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+    assert_all_on(kvm_cores.old, lab, Cores(lab, controller))
 
 
 def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
@@ -140,10 +139,7 @@ def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
         assert (host["kvm"]["loaded"], host["kvm"]["unloaded"]) == ([kvm_cores.new], [kvm_cores.new])
         assert host["kvm"]["default"] is None
     assert builds_of(lab.prove_untouched("h3")) == {builds.old.build_id}
-    cores = Cores(lab, controller)
-    for name in lab.names:
-        assert cores.loaded(name) == {kvm_cores.old: True}
-        assert cores.users(name) == {kvm_cores.old: set(lab.vms(name))}
+    assert_all_on(kvm_cores.old, lab, Cores(lab, controller))
 
 
 def test_kvm_alone_leaves_every_vm_its_build(

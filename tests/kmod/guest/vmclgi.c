@@ -26,12 +26,6 @@
 
 extern const uint8_t clgi_code[], clgi_undefined[], clgi_code_end[];
 
-struct vm {
-    int kvm, fd, vcpu;
-    struct kvm_run *run;
-    size_t run_size;
-};
-
 static const struct kvm_segment code = { .limit = 0xffff, .selector = 8, .type = 11, .present = 1, .s = 1 };
 static const struct kvm_segment data = { .limit = 0xffff, .selector = 16, .type = 3, .present = 1, .s = 1 };
 
@@ -46,46 +40,25 @@ static uint64_t gate(uint16_t offset)
     return offset | (uint64_t)code.selector << 16 | (uint64_t)0x86 << 40;
 }
 
-static uint8_t *make_memory(void)
+static uint8_t *make_guest(void)
 {
-    uint8_t *memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    uint8_t *memory = make_memory(MEMORY_SIZE);
     uint64_t gdt[] = { 0, descriptor(&code), descriptor(&data) };
     uint64_t idt[UD_VECTOR + 1] = { [UD_VECTOR] = gate(CODE_AT + (clgi_undefined - clgi_code)) };
 
-    if (memory == MAP_FAILED) {
-        err(2, "mmap");
-    }
     memcpy(memory, clgi_code, clgi_code_end - clgi_code);
     memcpy(memory + GDT_AT - CODE_AT, gdt, sizeof(gdt));
     memcpy(memory + IDT_AT - CODE_AT, idt, sizeof(idt));
     return memory;
 }
 
-static struct vm make_vm(const char *device, uint8_t *memory)
+static struct vm make_vm_on(const char *device, uint8_t *memory)
 {
-    struct kvm_userspace_memory_region region = {
-        .guest_phys_addr = CODE_AT, .memory_size = MEMORY_SIZE, .userspace_addr = (uintptr_t)memory
-    };
-    struct vm vm = { .kvm = checked(open(device, O_RDWR | O_CLOEXEC), device) };
+    int kvm = checked(open(device, O_RDWR | O_CLOEXEC), device);
+    struct vm vm = make_vm(kvm, memory, CODE_AT, MEMORY_SIZE);
 
-    vm.fd = checked(ioctl(vm.kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
-    checked(ioctl(vm.fd, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
-    vm.vcpu = checked(ioctl(vm.fd, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
-    copy_cpuid(vm.kvm, vm.vcpu);
-    vm.run_size = checked(ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
-    vm.run = mmap(NULL, vm.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm.vcpu, 0);
-    if (vm.run == MAP_FAILED) {
-        err(2, "mmap of the vCPU");
-    }
+    close(kvm);
     return vm;
-}
-
-static void end_vm(struct vm *vm)
-{
-    munmap(vm->run, vm->run_size);
-    close(vm->vcpu);
-    close(vm->fd);
-    close(vm->kvm);
 }
 
 static void get_state(const struct vm *vm, struct kvm_regs *regs, struct kvm_sregs *sregs)
@@ -153,7 +126,7 @@ static void run(const struct vm *vm, int svme, const char *device)
 
 int main(int argc, char **argv)
 {
-    uint8_t *memory = make_memory();
+    uint8_t *memory = make_guest();
     uint32_t rounds;
     struct vm vm;
     int svme;
@@ -162,11 +135,11 @@ int main(int argc, char **argv)
         errx(2, "usage: vmclgi SVME DEVICE...");
     }
     svme = atoi(argv[1]);
-    vm = make_vm(argv[2], memory);
+    vm = make_vm_on(argv[2], memory);
     start(&vm, svme);
     run(&vm, svme, argv[2]);
     for (int i = 3; i < argc; i++) {
-        struct vm next = make_vm(argv[i], memory);
+        struct vm next = make_vm_on(argv[i], memory);
 
         move(&vm, &next);
         end_vm(&vm);

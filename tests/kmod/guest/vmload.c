@@ -29,13 +29,6 @@
 
 extern const uint8_t guest_code[], guest_code_end[];
 
-struct vm {
-    int fd, vcpu;
-    struct kvm_run *run;
-    size_t run_size;
-    uint8_t *memory;
-};
-
 struct tally {
     unsigned long vms, exits, guest_wrong, host_wrong, stalls;
 };
@@ -67,35 +60,21 @@ static void set_registers(int vcpu, uint32_t value)
     checked(ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
 }
 
-static struct vm make_vm(int kvm, uint32_t value)
+static struct vm make_guest(int kvm, uint32_t value)
 {
-    struct vm vm = { .fd = checked(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM") };
-    struct kvm_userspace_memory_region region = { .guest_phys_addr = CODE_AT, .memory_size = MEMORY_SIZE };
+    uint8_t *memory = make_memory(MEMORY_SIZE);
+    struct vm vm;
 
-    vm.memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (vm.memory == MAP_FAILED) {
-        err(2, "mmap");
-    }
-    memcpy(vm.memory, guest_code, guest_code_end - guest_code);
-    memcpy(vm.memory + DATA_AT - CODE_AT, &value, sizeof(value));
-    region.userspace_addr = (uintptr_t)vm.memory;
-    checked(ioctl(vm.fd, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
-    vm.vcpu = checked(ioctl(vm.fd, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
-    copy_cpuid(kvm, vm.vcpu);
+    memcpy(memory, guest_code, guest_code_end - guest_code);
+    memcpy(memory + DATA_AT - CODE_AT, &value, sizeof(value));
+    vm = make_vm(kvm, memory, CODE_AT, MEMORY_SIZE);
     set_registers(vm.vcpu, value);
-    vm.run_size = checked(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
-    vm.run = mmap(NULL, vm.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm.vcpu, 0);
-    if (vm.run == MAP_FAILED) {
-        err(2, "mmap of the vCPU");
-    }
     return vm;
 }
 
-static void end_vm(struct vm *vm)
+static void end_guest(struct vm *vm)
 {
-    munmap(vm->run, vm->run_size);
-    close(vm->vcpu);
-    close(vm->fd);
+    end_vm(vm);
     munmap(vm->memory, MEMORY_SIZE);
 }
 
@@ -186,10 +165,10 @@ int main(int argc, char **argv)
     kvm = checked(open(argv[1], O_RDWR | O_CLOEXEC), argv[1]);
     while (now_s() < end_s) {
         double life_s = now_s() + VM_LIFE_S;
-        struct vm vm = make_vm(kvm, value);
+        struct vm vm = make_guest(kvm, value);
 
         run_vm(&vm, value, life_s < end_s ? life_s : end_s, &tally);
-        end_vm(&vm);
+        end_guest(&vm);
         tally.vms++;
     }
     printf("vmload %s cpu %s: vms=%lu exits=%lu guest_wrong=%lu host_wrong=%lu stalls=%lu\n", argv[1], argv[4],
