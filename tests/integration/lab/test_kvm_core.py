@@ -12,7 +12,7 @@ import pytest
 
 from .controller import Controller, host_outcomes, outcomes, verdicts
 from .kvm_cores import KvmCores
-from .lab_hosts import Builds, LabHosts, Look, builds_of, process
+from .lab_hosts import Builds, LabHosts, Look, builds_of
 
 SICK_ON_NEW_CORE = "! grep -Eq '^{name} vms=[1-9]' /sys/module/kvm_thin/parameters/cores"
 
@@ -140,30 +140,6 @@ def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
         assert host["kvm"]["default"] is None
     assert builds_of(lab.prove_untouched("h3")) == {builds.old.build_id}
     assert_all_on(kvm_cores.old, lab, Cores(lab, controller))
-
-
-def test_kvm_alone_leaves_every_vm_its_build(
-    lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores
-) -> None:
-    kvm_alone = {"upgrade_build": builds.old.build_id, "upgrade_kvm_build": kvm_cores.new}
-
-    run = controller.run("upgrade", upgrade_waves=["100%"], **kvm_alone)
-
-    assert run.exit_status == 0, run.output
-    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "upgraded")
-    after = lab.prove()
-    assert builds_of(after) == {builds.old.build_id}
-    cores = Cores(lab, controller)
-    for name in lab.names:
-        assert cores.users(name) == {kvm_cores.new: set(lab.vms(name))}
-
-    again = controller.run("upgrade", upgrade_waves=["100%"], **kvm_alone)
-
-    assert again.exit_status == 0, again.output
-    assert outcomes(controller.report()) == dict.fromkeys(lab.vms(), "already")
-    now = lab.look()
-    for name in lab.vms():
-        assert process(now[name]) == process(after[name])
 
 
 def _name(build_id: str) -> str:
