@@ -18,7 +18,7 @@ PYTEST = (PYTHON, "-m", "pytest", "-q")
 LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
 LAB_USERS = ("lab-tests", "lab-integration", "molecule")
 # Of the cases of `make test-kmod`, which take an hour in all, those that fail first.
-KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi"), "intel": ("abi",)}
+KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi")}
 
 STEPS = [
     # The builds come first: they take longest when nothing is cached, and the lab waits for them.
