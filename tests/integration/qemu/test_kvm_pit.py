@@ -22,9 +22,10 @@ _IRQ0 = 1
 def test_state_saved_within_a_pulse_of_the_timer(
     start_qemu: QemuFactory, build: str, accel: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A pulse is too short to be met on purpose, so it is written into the state: the line of IRQ 0 is high."""
-    if accel != "kvm":
-        pytest.skip("QEMU's own timer does not tick while the VM is stopped")
+    """A pulse is too short to be met on purpose, so it is written into the state: the line of IRQ 0 is high.
+
+    QEMU's own timer, without KVM, has no pulses while the VM is stopped: its state goes over as it is.
+    """
     binary = request.getfixturevalue(build)
     state = tmp_path / "state"
     source = start_qemu("source", binary=binary, machine=MACHINE)
@@ -38,7 +39,8 @@ def test_state_saved_within_a_pulse_of_the_timer(
     assert (
         stream[pic + _IMR] == 0xFF & ~_IRQ0
     ), "the guest has IRQ 0 alone: this is not the interrupt controller's state"
-    stream[pic] |= _IRQ0
+    if accel == "kvm":
+        stream[pic] |= _IRQ0
     state.write_bytes(stream)
     target = start_qemu("target", binary=binary, machine=MACHINE, extra=["-incoming", f"file:{state}"])
     await_that(lambda: target.execute("query-status")["status"] == "paused")
