@@ -27,6 +27,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from kmodlab.amd import AmdMachine
 from kmodlab.builds import ModuleBuilds
 from kmodlab.cases import CASES, Case
+from kmodlab.figures import source_figures
 from kmodlab.intel import IntelMachine
 from kmodlab.machine import Machine, compile_programs, initial_root
 from kmodlab.older import get_older_source
@@ -126,6 +127,7 @@ def main() -> int:
     if not arguments.cases:
         write_results(rows)
     print(render(rows))
+    print("\n".join(source_figures(ROOT / "kmod")))
     return 1 if any(row.verdict != "pass" for row in rows) else 0
 
 

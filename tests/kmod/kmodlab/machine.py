@@ -41,6 +41,10 @@ class Run:
         words = re.findall(r"^KMOD: (\w+) ?(.*?)\r?$", self.output, re.MULTILINE)
         return words[-1] if words else ("nothing", "the machine did not come up")
 
+    def figures(self) -> list[str]:
+        """What the case has measured, a line each."""
+        return re.findall(r"^FIGURE: (.*?)\r?$", self.output, re.MULTILINE)
+
 
 def compile_programs(folder: Path) -> list[Path]:
     """Compile the users of KVM, and return them. Raises LabError."""

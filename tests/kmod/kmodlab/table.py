@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .cases import CASES, CONFIGS, Case
 from .machine import Run
@@ -20,6 +20,7 @@ class Row:
     verdict: str
     why: str
     seconds: float
+    figures: list[str] = field(default_factory=list)
 
 
 def judge(case: Case, vendor: str, config: str, run: Run) -> Row:
@@ -35,7 +36,8 @@ def judge(case: Case, vendor: str, config: str, run: Run) -> Row:
     else:
         good = word == "pass"
         why = why if good else f"{word} {why}"
-    return Row(case.name, vendor, CONFIGS[config], "pass" if good else "fail", why.strip(), round(run.seconds, 1))
+    verdict = "pass" if good else "fail"
+    return Row(case.name, vendor, CONFIGS[config], verdict, why.strip(), round(run.seconds, 1), run.figures())
 
 
 def _judge_reset(pattern: str, word: str, why: str, output: str) -> tuple[bool, str]:
@@ -61,4 +63,6 @@ def render(rows: list[Row]) -> str:
             lines.append(f"{titles[name]:{width}}  {cells}".rstrip())
         lines.append("")
     told = [row for row in rows if row.verdict == "fail" or row.config == "control"]
-    return "\n".join([*lines, *(f"{row.vendor} {row.test}, {row.config}: {row.why}" for row in told)])
+    lines += [f"{row.vendor} {row.test}, {row.config}: {row.why}" for row in told]
+    lines += [f"{row.vendor} {row.test}, {row.config}: {figure}" for row in rows for figure in row.figures]
+    return "\n".join(lines)
