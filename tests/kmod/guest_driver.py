@@ -159,8 +159,9 @@ def boot(build: str) -> None:
     expect(run("kvm_core", build_id=build, state="absent", persist=True), changed=True)
     core = STORE / build / f"kvm_core_{B}.ko"
     core.rename("/core")
-    subprocess.run([script], check=True)
+    status = subprocess.run([script], check=False).returncode
     say(loaded("kvm_amd") and not loaded("kvm_thin"), "a boot whose core is missing loads the kernel's own KVM")
+    say(status == 1, f"and says that it failed: {status}")
 
 
 def run(name: str, check: bool = False, **arguments: object) -> Result:

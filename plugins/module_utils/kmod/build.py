@@ -172,7 +172,11 @@ class KmodBuilder:
         kbuild = Kbuild(self._root, plan.spec.release)
         self._say(f"compiling core {plan.name} of Linux {version}")
         core = tree / "arch" / "x86" / "kvm"
-        variables = {"KVM_CORE_BUILD": plan.name, "KVM_THIN": kbuild.inside(thin.parent)}
+        variables = {
+            "KVM_CORE_BUILD": plan.name,
+            "KVM_CORE_SOURCE": version,
+            "KVM_THIN": kbuild.inside(thin.parent),
+        }
         kbuild.modules(core, plan.spec.jobs, **variables)
         module = core / f"kvm_core_{plan.name}.ko"
         kbuild.strip(module)

@@ -54,6 +54,11 @@ def running_on_cores(hosts: LabHosts, controller: Controller) -> Iterator[KvmCor
         hosts.each(lambda host: hosts.sh(host.name, "systemctl restart vmm-lab-setup"))
 
 
+def name_of(build_id: str) -> str:
+    """Name of the core of a KVM build."""
+    return build_id.rpartition("-")[2]
+
+
 def _build(controller: Controller) -> dict[str, Any]:
     cache, progress = Cache(CACHE / "lab"), Progress()
     kernel = get_kernel(cache, "host", progress)
