@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from typing import Any
 
@@ -124,6 +126,39 @@ def test_a_host_refused_by_preflight_has_the_core_unloaded_again(fleet: Fleet) -
     undone = {**NOTHING, "loaded": [CORE_NEW], "unloaded": [CORE_NEW]}
     assert kvm_of_hosts(report) == {"h1": undone, "h2": undone}
     assert [vm["kvm"] for vm in report["vms"] if vm["host"] == "h1"] == [{"from": CORE_OLD, "to": CORE_OLD}]
+
+
+@pytest.mark.parametrize("sick", [True, False], ids=["fails", "passes"])
+def test_a_rollout_goes_on_with_the_core_that_a_killed_one_loaded(fleet: Fleet, sick: bool) -> None:
+    fleet.add_thin_host("h1", {"vm1": {"sick_on": [CORE_NEW]} if sick else {}})
+    kill_once_the_core_is_loaded(fleet)
+    assert fleet.cores("h1") == ({"vm1": CORE_OLD}, {CORE_OLD: True, CORE_NEW: False})
+
+    run = upgrade(fleet)
+
+    report = valid(fleet.report())
+    assert kvm_of_hosts(report)["h1"]["loaded"] == [CORE_NEW], run.output
+    if sick:
+        assert run.exit_status == 2, run.output
+        assert fleet.cores("h1") == ({"vm1": CORE_OLD}, {CORE_OLD: True})
+        assert kvm_of_hosts(report)["h1"]["unloaded"] == [CORE_NEW]
+    else:
+        assert run.exit_status == 0, run.output
+        assert fleet.cores("h1") == ({"vm1": CORE_NEW}, {CORE_NEW: True})
+    assert fleet.host("h1")["trials"] == []
+
+
+def kill_once_the_core_is_loaded(fleet: Fleet) -> None:
+    """Run an upgrade of h1 that is killed before it has written down what it did there."""
+    fifo = fleet.root / "fifo"
+    os.mkfifo(fifo)
+    fleet.set("h1", wait_on=str(fifo))
+    killed = fleet.start("upgrade", upgrade_build=NEW, upgrade_kvm_build=CORE_NEW)
+    with open(fifo, "wb"):  # once a module of the host has opened it, too
+        fleet.kill(killed)
+    fleet.set("h1", wait_on=None, begun=None)
+    (journal,) = (fleet.root / "build/results/rollouts").glob("*.jsonl")
+    assert [json.loads(line)["event"] for line in journal.read_text().splitlines()] == ["begin", "started"]
 
 
 def test_a_core_that_was_there_before_is_left_by_a_wave_that_fails(fleet: Fleet) -> None:

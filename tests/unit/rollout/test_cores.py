@@ -67,6 +67,14 @@ def test_nothing_asked_is_nothing_told() -> None:
     assert kvm_record(SKIPPED, {}, {}, SKIPPED) is None
 
 
+def test_a_core_on_trial_is_one_of_ours() -> None:
+    load = loop(a={"changed": False, "trial": True}, b={"changed": False, "trial": False}, c={"changed": False})
+
+    record = kvm_record(load, {}, {}, {})
+
+    assert record is not None and record["loaded"] == [A]
+
+
 def test_every_core_that_stays_has_its_reason() -> None:
     found = {"cores": [core(A, True, "vm9"), core(B), core(C, False, "vm1", 7), core(None)]}
     failed = {"failed": True, "msg": "still in use after 30 s by vm9"}
