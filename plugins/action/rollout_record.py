@@ -17,7 +17,6 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
     host_outcome,
     merge_loop,
-    plan_core,
     vm_records,
 )
 
@@ -56,8 +55,6 @@ class ActionModule(ControllerAction):
         preflight, health_before, upgrade, health_after = results[:4]
         vms = vm_records(preflight, health_before, upgrade, health_after, reason)
         kvm = kvm_record(*(arguments[name] for name in _CORES))
-        for core in kvm["loaded"] if kvm and self.is_plan else []:
-            plan_core(vms, core)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
         record = journal.append(
             arguments["event"],

@@ -29,6 +29,14 @@ options:
     description:
       - The KVM build to move to, staged and loaded on the host. Without it each VM stays on the node of KVM that it has open.
     type: str
+  kvm_load_later:
+    description:
+      - Whether the core of O(kvm_build_id) is yet to be loaded, if it is not, so that no VM is refused for that. It is seen that
+        it is staged and could be loaded beside those that are. What it offers to VMs cannot be, and each has the
+        warning C(kvm-not-compared); M(vmm.live_upgrade.vm_upgrade) compares it before a VM is paused.
+      - On a host without a core this changes nothing. A core cannot be loaded under VMs on the kernel's own KVM.
+    type: bool
+    default: false
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -234,6 +242,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal
 _JUDGEMENT = {
     "build_id": {"type": "str", "required": True},
     "kvm_build_id": {"type": "str"},
+    "kvm_load_later": {"type": "bool", "default": False},
     "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
     "vms": {"type": "list", "elements": "str", "default": []},
     "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},

@@ -29,6 +29,13 @@ options:
       - With the O(build_id) that a VM runs already, its KVM alone changes.
       - Without it each VM stays on the node of KVM that it has open.
     type: str
+  kvm_load_later:
+    description:
+      - For check mode, which loads nothing. With V(true), a VM is not refused because the core of O(kvm_build_id) is not loaded, when
+        it is staged and could be loaded beside those that are. The plan says that what it offers was not compared.
+      - Without check mode it changes nothing. The core has to be loaded, and is compared before a VM is paused.
+    type: bool
+    default: false
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -228,7 +235,7 @@ vms:
       type: list
       elements: str
     warnings:
-      description: What did not prevent the upgrade but should be known.
+      description: What did not prevent the upgrade, or in check mode would not, but should be known.
       type: list
       elements: str
 """
@@ -250,6 +257,7 @@ def main() -> None:
         argument_spec={
             "build_id": {"type": "str", "required": True},
             "kvm_build_id": {"type": "str"},
+            "kvm_load_later": {"type": "bool", "default": False},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
             "run_dir": {"type": "path", "default": "/run/vmm-live-upgrade"},
             "vms": {"type": "list", "elements": "str", "default": []},
@@ -268,18 +276,19 @@ def main() -> None:
         supports_check_mode=True,
     )
     wait_s, known = module.params.pop("wait_s"), module.params.pop("transaction_id")
+    load_later = module.params.pop("kvm_load_later")
     try:
         request = UpgradeRequest(**{key: value for key, value in module.params.items() if not key.startswith("_")})
         request.validate()
         if module.check_mode:
-            _exit(module, **_planned(request))
+            _exit(module, **_planned(request, load_later))
         _exit(module, **_upgraded(request, known, wait_s))
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
 
-def _planned(request: UpgradeRequest) -> dict[str, Any]:
-    plans = plan_host(request)
+def _planned(request: UpgradeRequest, kvm_load_later: bool) -> dict[str, Any]:
+    plans = plan_host(request, kvm_load_later)
     return {
         "changed": any(plan.decision == "upgrade" for plan in plans),
         "finished": True,

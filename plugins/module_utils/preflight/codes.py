@@ -61,6 +61,7 @@ REFUSALS = {
     "kvm-not-used": "leave kvm_build_id out for this VM: it runs without KVM",
     "kvm-build-unknown": "stage the KVM build for the kernel that runs on this host, then ask again",
     "kvm-core-not-loaded": "load the core of the KVM build on this host, then ask again",
+    "kvm-core-unfit": "build KVM for the kernel that runs on this host and its kvm_thin, and stage that, then ask again",
     "kvm-node-missing": "have the core loaded and look at udev, which makes the node; a VM with a /dev of its own needs it there",
     "kvm-node-forbidden": (
         "give the node the group and mode of /dev/kvm (the udev rule 60-kvm-cores.rules does), then ask again"
@@ -93,6 +94,7 @@ WARNINGS = {
     "vmstate-forward": REFUSALS["vmstate-forward"],
     "vmstate-backward": "do not count on a rollback of this VM",
     "vmstate-unknown": "stage the build the VM runs, so that the two can be compared",
+    "kvm-not-compared": "nothing to do; load the core (kvm_core, state=present) to have it compared now",
     "kvm-default-changed": "give kvm_build_id to have the VM on the core that you want",
     "kvm-core-unknown": "mount debugfs, in which each core tells its VMs, to have it known",
     "image-open-elsewhere": "make sure that the other process is meant to use this image",

@@ -100,7 +100,7 @@ def judge_host(request: PreflightRequest) -> list[Judged]:
 def _open(vm: Vm, request: PreflightRequest, kvm: KvmHost) -> Judged:
     """Begin the verdict: ``already`` for a VM that is where it was asked to be, with its QEMU and with its KVM."""
     before = kvm.place_of(vm.pid, vm.kvm_device) if vm.kvm_device else None
-    move = kvm.move(before, request.kvm_build_id)
+    move = kvm.move(before, request.kvm_build_id, request.kvm_load_later)
     verdict = Verdict(
         name=vm.name,
         pid=vm.pid,

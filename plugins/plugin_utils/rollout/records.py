@@ -74,16 +74,6 @@ def vm_records(
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 
-def plan_core(vms: Sequence[dict[str, Any]], kvm_build_id: str) -> None:
-    """Complete the records of a plan for a core that is yet to be loaded, so that no module was asked about it.
-
-    A VM whose core is not known is left as it is.
-    """
-    for vm in vms:
-        if vm["outcome"] in ("already", "planned") and vm["kvm"] and vm["kvm"]["from"] not in (None, kvm_build_id):
-            vm.update(outcome="planned", kvm={**vm["kvm"], "to": kvm_build_id})
-
-
 def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
     """Return ``unreachable``, ``failed`` or ``ok``: unreachable wins, then any failure of the host or of one of its VMs."""
     if unreachable:
@@ -139,6 +129,7 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     record.update((field, result.get(field)) for field in _VM_FIELDS)
     record["old_build_known"] = "old_build_id" in result
     record["kvm"] = vm_move(result)
+    record["warnings"] = list(result.get("warnings") or [])
     record["health"] = None
     if before is not None or after is not None:
         record["health"] = {

@@ -226,6 +226,7 @@ def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[st
         "host": record["host"],
         "wave": record["wave"],
         "kvm": None,  # the journal of a version that knew nothing of it
+        "warnings": [],
         **vm,
         "rollback": entry
         and {

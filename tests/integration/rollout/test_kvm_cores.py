@@ -245,6 +245,8 @@ def test_check_mode_tells_the_core_to_be_loaded_and_touches_nothing(fleet: Fleet
     assert report["hosts"][0]["kvm"] == {**NOTHING, "loaded": [CORE_NEW]}
     assert report["vms"][0]["kvm"] == {"from": CORE_OLD, "to": CORE_NEW}
     assert f"KVM on h1: {CORE_NEW} to be loaded" in run.output
+    assert report["vms"][0]["warnings"] == [f"the core of {CORE_NEW} is not loaded"]
+    assert f"note on h1/vm1: the core of {CORE_NEW} is not loaded" in run.output
 
 
 def test_roll_back_goes_to_the_core_before_which_is_loaded_again(fleet: Fleet) -> None:

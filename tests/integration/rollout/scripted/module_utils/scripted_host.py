@@ -40,6 +40,11 @@ def chosen(host: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]
     return {name: vm for name, vm in host["vms"].items() if not wanted or name in wanted}
 
 
+def is_missing(host: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether a core was asked for that is not loaded, by one who does not say that it will be."""
+    return bool(asked["kvm_build_id"]) and asked["kvm_build_id"] not in host["cores"] and not asked["kvm_load_later"]
+
+
 def is_there(vm: dict[str, Any], build_id: str, kvm_build_id: str | None) -> bool:
     """Whether a VM is where it shall go."""
     return vm["build"] == build_id and kvm_build_id in (None, vm.get("kvm"))
