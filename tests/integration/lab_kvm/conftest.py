@@ -15,7 +15,7 @@ import pytest
 from checkout import NEW_SERIES
 
 from ansible_collections.vmm.live_upgrade.tests.integration.lab.controller import Controller
-from ansible_collections.vmm.live_upgrade.tests.integration.lab.kvm_cores import KvmCores, running_on_cores
+from ansible_collections.vmm.live_upgrade.tests.integration.lab.kvm_cores import KvmCores, drained, running_on_cores
 from ansible_collections.vmm.live_upgrade.tests.integration.lab.lab_hosts import LabHosts, artifact_on
 from vmmlab.artifact import default_artifact, read_artifact
 from vmmlab.expect import expect_lab
@@ -57,12 +57,37 @@ def controller(tmp_path: Path, fleet: Fleet) -> Controller:
 
 
 @pytest.fixture
-def lab(fleet: Fleet, kvm_cores: KvmCores) -> LabHosts:
-    """Return the host, with its VMs as they are."""
-    return LabHosts(fleet.hosts)
+def lab(fleet: Fleet, builds: QemuBuilds, kvm_cores: KvmCores, controller: Controller) -> LabHosts:
+    """Return the host, with its VMs on the old build and the old core, the only one that is loaded, and none chosen for boot.
+
+    What an earlier test left otherwise is started anew.
+    """
+    hosts = LabHosts(fleet.hosts)
+    told = controller.module("h1", "kvm_info")
+    cores = {core["build_id"]: core["default"] for core in told["cores"]}
+    running = {vm["build_id"] for vm in hosts.before.values()} | {hosts.default_build("h1")}
+    if (cores, told["boot"], running) != ({kvm_cores.old: True}, [], {builds.old}):
+        with drained(hosts):
+            _start_anew(controller, builds, kvm_cores)
+    return hosts
 
 
-@pytest.fixture(scope="module")
+def _start_anew(controller: Controller, builds: QemuBuilds, kvm_cores: KvmCores) -> None:
+    """Have nothing but the old core on a host without VMs; what is chosen for boot goes as a core does."""
+    wanted = [
+        (kvm_cores.old, "default"),
+        (kvm_cores.new, "absent"),
+        (kvm_cores.old, "absent"),
+        (kvm_cores.old, "default"),
+    ]
+    for build_id, state in wanted:
+        done = controller.module("h1", "kvm_core", build_id=build_id, state=state)
+        assert not done["failed"], done
+    done = controller.module("h1", "artifact_default", build_id=builds.old)
+    assert not done["failed"], done
+
+
+@pytest.fixture(scope="session")
 def kvm_cores(fleet: Fleet, builds: QemuBuilds, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmCores]:
     """Return the builds of KVM; the VMs run on the old one, and the new one is staged. All is taken away at the end."""
     controller = Controller(tmp_path_factory.mktemp("kvm"), fleet.inventory)

@@ -9,7 +9,8 @@
 budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts;
 ``dies``: whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``: which KVM cores are loaded, name of
 the build → whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one.
-``trials``: those that a rollout has loaded and not settled. ``held``: cores that cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
+``trials``: those that a rollout has loaded and not settled.
+``held``: cores that cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
 """
 
 from __future__ import annotations

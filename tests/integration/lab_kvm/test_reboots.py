@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from ansible_collections.vmm.live_upgrade.tests.integration.lab.controller import Controller
@@ -12,6 +14,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.lab.lab_hosts import
 
 from .host_facts import UNIT, core_file, default_core, kvm_modules, node_owner, of_unit, reboot, said_at_boot
 
+KEPT = "/var/lib/vmm-lab/cores.tar"
 FOR_THE_GROUP = "character special file kvm 660"
 LEFT = (
     "ls -d /etc/vmm-live-upgrade/kvm-cores /etc/modprobe.d/vmm-kvm-cores.conf /etc/udev/rules.d/60-kvm-cores.rules "
@@ -21,13 +24,16 @@ LEFT = (
 
 
 @pytest.fixture
-def chosen(lab: LabHosts, controller: Controller, kvm_cores: KvmCores) -> KvmCores:
-    """Both cores are loaded at boot, the old one as the default."""
+def chosen(lab: LabHosts, controller: Controller, kvm_cores: KvmCores) -> Iterator[KvmCores]:
+    """Both cores are loaded at boot, the old one as the default; their files may be damaged."""
     for build_id, state in ((kvm_cores.old, "default"), (kvm_cores.new, "present")):
         done = controller.module("h1", "kvm_core", build_id=build_id, state=state, persist=True)
         assert not done["failed"], done
     assert done["boot"] == [kvm_cores.old, kvm_cores.new]
-    return kvm_cores
+    files = " ".join(core_file(lab, "h1", build_id) for build_id in (kvm_cores.old, kvm_cores.new))
+    lab.sh("h1", f"tar -C / -cf {KEPT} {files}")
+    yield kvm_cores
+    lab.sh("h1", f"tar -C / -xf {KEPT}; rm {KEPT}")
 
 
 def test_boots_with_cores_with_what_is_left_of_them_and_with_stock_kvm(
@@ -46,7 +52,7 @@ def test_boots_with_cores_with_what_is_left_of_them_and_with_stock_kvm(
     assert_before_vms(lab)
     assert users(controller) == {chosen.old: set(lab.vms()), chosen.new: set()}
 
-    lab.sh("h1", f"mv {core_file(lab, 'h1', chosen.old)} /var/tmp/core")
+    lab.sh("h1", f"rm {core_file(lab, 'h1', chosen.old)}")
     reboot(lab, "h1")
     assert kvm_modules(lab, "h1") == {"kvm_thin", f"kvm_core_{new}"}, "the other one takes its place"
     assert of_unit(lab, "h1", UNIT, "Result") == "exit-code"
