@@ -57,8 +57,8 @@ options:
     default: true
   trial:
     description:
-      - With V(true), which is for O(state=present) alone, a core that is loaded is on trial, and RV(trial) tells it, also to later
-        calls that find it loaded. So whoever goes on for one who died after the loading knows that the core is his to unload.
+      - With V(true), which is for O(state=present) alone, a core that is loaded is on trial, and RV(trial) tells it, also to
+        later calls that find it loaded. So whoever goes on for one who died after the loading knows that it is his to unload.
       - The trial ends when the core is asked for without this, is made the default or unloaded, or the host reboots.
     type: bool
     default: false

@@ -31,8 +31,8 @@ options:
     type: str
   kvm_load_later:
     description:
-      - For check mode, which loads nothing. With V(true), a VM is not refused because the core of O(kvm_build_id) is not loaded, when
-        it is staged and could be loaded beside those that are. The plan says that what it offers was not compared.
+      - For check mode, which loads nothing. With V(true), a VM is not refused because the core of O(kvm_build_id) is not loaded,
+        when it is staged and could be loaded beside those that are. The plan says that what it offers was not compared.
       - Without check mode it changes nothing. The core has to be loaded, and is compared before a VM is paused.
     type: bool
     default: false

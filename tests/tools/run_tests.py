@@ -42,7 +42,8 @@ STEPS = [
         "mypy-tests",
         "lint",
         (
-            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod", "tests/integration/lab", "tests/integration/lab_kvm"),
+            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod"),
+            *("tests/integration/lab", "tests/integration/lab_kvm"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
             *("tests/integration/load", "tests/integration/qemu"),
         ),
@@ -136,7 +137,7 @@ STEPS = [
 
 
 def select(groups: list[str]) -> list[Step]:
-    """Return the steps of ``groups`` (when empty of all but ``BY_NAME_ONLY``), with what they need, and the clean-ups of that."""
+    """Return the steps of ``groups``, with what they need, and the clean-ups of that. Empty: all but ``BY_NAME_ONLY``."""
     known = {step.name: step for step in STEPS}
     groups = groups or [step.group for step in STEPS if step.group not in BY_NAME_ONLY]
     wanted = {step.name for step in STEPS if not step.always and step.group in groups}

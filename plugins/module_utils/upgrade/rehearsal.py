@@ -19,7 +19,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import (
     PreflightRequest,
     Rehearsal,
-    Verdict,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork, Rehearsed

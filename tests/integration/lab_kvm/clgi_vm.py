@@ -72,8 +72,8 @@ class ClgiVm:
     def look(self, mark: bytes = b"") -> Counted:
         """Read the counters, once ``mark`` of 16 bytes has been written elsewhere in its RAM."""
         script = _LOOK.format(pid=self.pid(), mark=mark, mark_at=_MARK, counters_at=_COUNTERS)
-        words = self._lab.sh(self._host, f"python3 - <<'END'\n{script}END\n").split()
-        return Counted(*map(int, words[:3]), words[3])
+        rounds, executed, undefined, found = self._lab.sh(self._host, f"python3 - <<'END'\n{script}END\n").split()
+        return Counted(int(rounds), int(executed), int(undefined), found)
 
     def pid(self) -> int:
         """The process that runs it."""
