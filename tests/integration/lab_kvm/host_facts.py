@@ -11,7 +11,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.lab.lab_hosts import
 from vmmlab.ssh import banner
 
 UNIT = "vmm-kvm-cores.service"
-BOOT_S = 300.0
+BOOT_S = 600.0
 _TRY_S = 15.0
 
 

@@ -148,6 +148,32 @@ def test_a_rollout_goes_on_with_the_core_that_a_killed_one_loaded(fleet: Fleet, 
     assert fleet.host("h1")["trials"] == []
 
 
+@pytest.mark.parametrize(
+    ("vms", "default", "loaded"),
+    [
+        ({"vm1": CORE_NEW, "vm2": CORE_OLD}, CORE_OLD, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_NEW, "vm2": CORE_NEW}, CORE_OLD, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_NEW, "vm2": CORE_NEW}, CORE_NEW, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_OLD, "vm2": CORE_OLD}, CORE_OLD, {CORE_OLD}),
+    ],
+    ids="amid-the-vms before-the-default before-the-unloading reset-before-the-default".split(),
+)
+def test_the_same_command_heals_what_was_cut_off(
+    fleet: Fleet, vms: dict[str, str], default: str, loaded: set[str]
+) -> None:
+    """Whatever a run that was killed, or a host that was reset, has left between the loading of the new and the unloading of
+    the old core."""
+    fleet.add_thin_host("h1", {name: {"kvm": core} for name, core in vms.items()})
+    trials = [CORE_NEW] if loaded == {CORE_OLD, CORE_NEW} and default == CORE_OLD else []
+    fleet.set("h1", cores={core: core == default for core in sorted(loaded)}, trials=trials)
+
+    run = upgrade(fleet)
+
+    assert run.exit_status == 0, run.output
+    assert fleet.cores("h1") == (dict.fromkeys(vms, CORE_NEW), {CORE_NEW: True})
+    assert fleet.host("h1")["trials"] == []
+
+
 def kill_once_the_core_is_loaded(fleet: Fleet) -> None:
     """Run an upgrade of h1 that is killed before it has written down what it did there."""
     fifo = fleet.root / "fifo"
