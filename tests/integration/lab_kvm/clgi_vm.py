@@ -17,13 +17,18 @@ _SOURCE = Path(__file__).with_name("clgi_firmware.S")
 _FIRMWARE = "/var/lib/vmm-lab/clgi.bin"
 _LIMIT_S = 120.0
 _COUNTERS, _MARK = 0x8000, 0x9000
+_RAM_MIB = 16
 
-# Its argument is a word to write first, or nothing.
+# Says "absent" as long as QEMU has not made its RAM.
 _LOOK = """\
 import os, struct, sys
 pid = {pid}
 folder = f"/proc/{{pid}}/fd/"
-path = next(folder + fd for fd in os.listdir(folder) if "memfd:" in os.readlink(folder + fd))
+def is_ram(path):
+    return "memfd:" in os.readlink(path) and os.stat(path).st_size == {ram_bytes}
+path = next((folder + fd for fd in os.listdir(folder) if is_ram(folder + fd)), None)
+if path is None:
+    sys.exit(print("absent"))
 fd = os.open(path, os.O_RDWR)
 if {mark!r}:
     os.pwrite(fd, {mark!r}, {mark_at})
@@ -71,8 +76,11 @@ class ClgiVm:
 
     def look(self, mark: bytes = b"") -> Counted:
         """Read the counters, once ``mark`` of 16 bytes has been written elsewhere in its RAM."""
-        script = _LOOK.format(pid=self.pid(), mark=mark, mark_at=_MARK, counters_at=_COUNTERS)
-        rounds, executed, undefined, found = self._lab.sh(self._host, f"python3 - <<'END'\n{script}END\n").split()
+        script = _LOOK.format(pid=self.pid(), ram_bytes=_RAM_MIB << 20, mark=mark, mark_at=_MARK, counters_at=_COUNTERS)
+        said = self._lab.sh(self._host, f"python3 - <<'END'\n{script}END\n").split()
+        if said == ["absent"]:
+            return Counted(0, 0, 0, "")
+        rounds, executed, undefined, found = said
         return Counted(int(rounds), int(executed), int(undefined), found)
 
     def pid(self) -> int:
@@ -84,7 +92,8 @@ class ClgiVm:
             f"{STATE_DIR}/builds/default/bin/qemu-system-x86_64",
             *("-name", f"guest={self.name},debug-threads=on", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-machine", "pc-q35-10.2,memory-backend=ram0,aux-ram-share=on", "-accel", "kvm", "-cpu", "host"),
-            *("-m", "16M", "-object", "memory-backend-memfd,id=ram0,size=16M,share=on", "-bios", _FIRMWARE),
+            *("-m", f"{_RAM_MIB}M", "-bios", _FIRMWARE),
+            *("-object", f"memory-backend-memfd,id=ram0,size={_RAM_MIB}M,share=on"),
             *("-qmp", f"unix:/run/vmm-lab/{self.name}/qmp.sock,server=on,wait=off"),
         ]
 

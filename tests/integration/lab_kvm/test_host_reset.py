@@ -9,7 +9,7 @@ from ansible_collections.vmm.live_upgrade.tests.integration.lab.kvm_cores import
 from ansible_collections.vmm.live_upgrade.tests.integration.lab.lab_hosts import LabHosts, builds_of
 
 from .conftest import QemuBuilds
-from .host_facts import boot_id, default_core, kvm_modules, wait_for_boot
+from .host_facts import BOOT_S, boot_id, default_core, kvm_modules, wait_for_boot
 
 
 def test_a_host_that_is_reset_in_the_middle_is_healed_by_the_next_run(
@@ -21,6 +21,7 @@ def test_a_host_that_is_reset_in_the_middle_is_healed_by_the_next_run(
     wanted = {"upgrade_build": builds.new, "upgrade_kvm_build": kvm_cores.new, "upgrade_downtime_budget_ms": 20000}
     assert_plan_tells_and_loads_nothing(lab, controller, wanted, kvm_cores)
     before = boot_id(lab, "h1")
+    controller.set_host("h1", vmm_reconnect_timeout_s=int(BOOT_S))  # a boot may take long under emulation
 
     with lab.at_step("h1", "h1-vm1", "handing-over", then="reset"):
         run = controller.run("upgrade", **wanted)
