@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from kmodlab.cases import CASES, Case
 from kmodlab.machine import Run
 from kmodlab.table import judge, render
+from vmmlab.generation import DEFAULT, GENERATIONS, Generation
 from vmmlab.progress import LabError, Progress
 
 # Mitigations are on, as they are where VMs run.
@@ -27,11 +28,11 @@ KERNEL_ARGUMENTS = "console=ttyS0,115200 loglevel=5 panic=1"
 RUN_CASE = Path(__file__).resolve().parent / "guest" / "run-case"
 
 
-def write(folder: Path, progress: Progress) -> None:
+def write(folder: Path, generation: Generation, progress: Progress) -> None:
     """Write kernel, initial roots, the list of cases and the script that boots one to the new ``folder``."""
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="vmm-kmod-") as scratch:
-        boot = make_boot(Path(scratch), progress)
+        boot = make_boot(Path(scratch), generation, progress)
         for source in (boot.kernel.image, boot.initrd, boot.python_initrd):
             shutil.copy(source, folder / source.name)
     lines = [boot_line(case, config) for case in CASES for config in dict.fromkeys((*case.amd, *case.intel))]
@@ -65,6 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the KVM tests on a real machine.")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     writing = commands.add_parser("write", help="write what the machine needs to a new folder")
+    writing.add_argument("--series", choices=list(GENERATIONS), default=DEFAULT.series, help="of Linux")
     judging = commands.add_parser("judge", help="judge what it wrote")
     judging.add_argument("vendor", choices=VENDORS)
     for command in (writing, judging):
@@ -74,7 +76,7 @@ def main() -> int:
         return judge_logs(arguments.vendor, arguments.folder)
     progress = Progress()
     try:
-        write(arguments.folder, progress)
+        write(arguments.folder, GENERATIONS[arguments.series], progress)
     except FileExistsError:
         progress.say(f"{arguments.folder} exists: name a new folder")
         return 1

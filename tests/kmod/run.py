@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two builds of KVM in one kernel, on an emulated host: ``run.py [--vendor amd|intel] [CASE ...]``.
+"""Two builds of KVM in one kernel, on an emulated host: ``run.py [--series SERIES] [--vendor amd|intel] [CASE ...]``.
 
-Prints a table. A run of all cases of a vendor writes them to ``build/results/kmod.json`` as well.
+Prints a table. A run of all cases of a vendor and series writes them to ``build/results/kmod.json`` as well.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kmodlab.root import get_build_root
 from kmodlab.table import Row, judge, render
 from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
+from vmmlab.generation import DEFAULT, GENERATIONS, Generation
 from vmmlab.kernel import Kernel, get_kernel
 from vmmlab.progress import LabError, Progress
 
@@ -52,22 +53,25 @@ class Boot:
     python_initrd: Path
 
 
-def make_boot(scratch: Path, progress: Progress) -> Boot:
-    """Have all modules built, and initial roots with them made in ``scratch``."""
+def make_boot(scratch: Path, generation: Generation, progress: Progress) -> Boot:
+    """Have all modules of a generation built, and initial roots with them made in ``scratch``."""
     cache = Cache(default_root() / "lab")
-    kernel = get_kernel(cache, "host", progress)
-    root = get_build_root(cache, kernel, progress)
-    older = get_older_source(cache, kernel, progress)
-    modules = ModuleBuilds(ROOT / "kmod", root, older, kernel.release, ARTIFACTS, scratch, progress).all()
+    kernel = get_kernel(cache, "host", progress, generation)
+    root = get_build_root(cache, kernel, progress, generation)
+    older = get_older_source(cache, kernel, progress, generation)
+    builds = ModuleBuilds(
+        ROOT / "kmod", generation.series, root, older, kernel.release, ARTIFACTS, scratch, progress
+    )  # fmt: skip
+    modules = builds.all()
     initrd, python_initrd = scratch / "initrd.gz", scratch / "python-initrd.gz"
     initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
     python_initrd.write_bytes(initrd.read_bytes() + python_root(modules))
     return Boot(kernel, initrd, python_initrd)
 
 
-def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machine]:
+def prepare(scratch: Path, vendors: list[str], generation: Generation, progress: Progress) -> list[Machine]:
     """Return the machines, ready to run cases."""
-    boot = make_boot(scratch, progress)
+    boot = make_boot(scratch, generation, progress)
     machines: list[Machine] = []
     if "amd" in vendors:
         emulator = get_outer_qemu(Cache(default_root() / "lab"), default_artifact(NEW_SERIES), progress)
@@ -79,26 +83,28 @@ def prepare(scratch: Path, vendors: list[str], progress: Progress) -> list[Machi
     return machines
 
 
-def run(cases: list[Case], machine: Machine, progress: Progress) -> list[Row]:
-    logs = BUILD / "test-logs" / "kmod"
+def run(cases: list[Case], machine: Machine, series: str, progress: Progress) -> list[Row]:
+    logs = BUILD / "test-logs" / "kmod" / series
     logs.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in cases:
         for config in case.amd if machine.vendor == "amd" else case.intel:
             log = logs / f"{machine.vendor}-{case.name}-{config}.log"
             row = judge(case, machine.vendor, config, machine.run(case, config, log))
-            told = f"{row.vendor} {row.test}, {row.config}: {row.verdict} ({row.seconds} s) {row.why}"
+            told = f"{series} {row.vendor} {row.test}, {row.config}: {row.verdict} ({row.seconds} s) {row.why}"
             progress.say(told.rstrip())
             rows.append(row)
     return rows
 
 
-def write_results(rows: list[Row]) -> None:
-    """Write the rows in place of those that the file has of the same vendors."""
+def write_results(series: str, rows: list[Row]) -> None:
+    """Write the rows in place of those that the file has of the same series and vendors."""
     known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    kept = [row for row in known if row["vendor"] not in {row.vendor for row in rows}]
+    vendors = {row.vendor for row in rows}
+    kept = [row for row in known if row.get("series", DEFAULT.series) != series or row["vendor"] not in vendors]
+    new = [{"series": series, **dataclasses.asdict(row)} for row in rows]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"rows": kept + [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"rows": kept + new}, indent=1) + "\n")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -107,6 +113,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run two builds of KVM in one kernel.")
+    parser.add_argument(
+        "--series", choices=list(GENERATIONS), default=DEFAULT.series, help="of Linux; %(default)s without it"
+    )
     parser.add_argument("--vendor", action="append", choices=VENDORS, help="only this one; both without it")
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help=f"only these: {', '.join(case.name for case in CASES)}"
@@ -119,13 +128,14 @@ def main() -> int:
     progress = Progress()
     try:
         with tempfile.TemporaryDirectory(prefix="vmm-kmod-") as scratch:
-            machines = prepare(Path(scratch), arguments.vendor or VENDORS, progress)
-            rows = [row for machine in machines for row in run(cases, machine, progress)]
+            generation = GENERATIONS[arguments.series]
+            machines = prepare(Path(scratch), arguments.vendor or VENDORS, generation, progress)
+            rows = [row for machine in machines for row in run(cases, machine, arguments.series, progress)]
     except (LabError, LiveUpgradeError) as error:
         progress.say(str(error))
         return 1
     if not arguments.cases:
-        write_results(rows)
+        write_results(arguments.series, rows)
     print(render(rows))
     print("\n".join(source_figures(ROOT / "kmod")))
     return 1 if any(row.verdict != "pass" for row in rows) else 0

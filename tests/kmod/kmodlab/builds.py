@@ -12,8 +12,6 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodPlan, KmodSpec
 from vmmlab.progress import Progress
 
-from .root import SERIES
-
 # The control of the MSR caches is the series without the patch that makes them one.
 SHARED_CACHE_PATCH = "0005-kvm-x86-have-the-user-return-MSRs-cached-by-kvm-thin.patch"
 # The control of the sampling is kvm_thin without the call that does it when a CPU comes online.
@@ -33,26 +31,34 @@ class Modules:
 
 
 class ModuleBuilds:
-    """Builds with the sources in ``kmod``, in ``root``; ``older`` is the tarball of a kernel source before that of ``root``,
-    ``scratch`` an empty folder for changed sources.
+    """Builds with the sources in ``kmod`` for ``series``, in ``root``; ``older`` is the tarball of a kernel source before that
+    of ``root``, ``scratch`` an empty folder for changed sources.
     """
 
     def __init__(
-        self, kmod: Path, root: Path, older: Path, release: str, dest: Path, scratch: Path, progress: Progress
+        self,
+        kmod: Path,
+        series: str,
+        root: Path,
+        older: Path,
+        release: str,
+        dest: Path,
+        scratch: Path,
+        progress: Progress,
     ) -> None:
         self._scratch = scratch
         self._work = root / "var" / "tmp" / "kmod"
         self._builder = KmodBuilder(root, self._work, dest, progress.say)
         self._spec = KmodSpec(
-            series=SERIES,
+            series=series,
             release=release,
-            source=root / "usr" / "src" / f"linux-source-{SERIES}.tar.xz",
-            patches=kmod / "patches" / SERIES,
+            source=root / "usr" / "src" / f"linux-source-{series}.tar.xz",
+            patches=kmod / "patches" / series,
             overlay=kmod / "overlay",
             thin=kmod / "kvm_thin",
             jobs=1,
         )
-        self._fixes = kmod / "fixes" / SERIES
+        self._fixes = kmod / "fixes" / series
         self._older = older
 
     def all(self) -> Modules:
