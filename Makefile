@@ -46,8 +46,8 @@ bench-downtime: build-qemu  ## how long a guest stands still, mechanism by mecha
 soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=200
 	@$(PYTHON) tests/bench/soak_vfork.py $(HOPS)
 
-test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root)
-	@$(PYTHON) tests/kmod/run.py
+test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root): SERIES=6.1
+	@for series in $(or $(SERIES),6.12 6.1); do $(PYTHON) tests/kmod/run.py --series $$series || exit; done
 
 test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed bug, some twenty minutes (as root)
 	$(SETUP)
