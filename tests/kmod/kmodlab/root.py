@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A root of the Debian of a kernel with compiler, kernel headers and kernel source: modules must be built with the kernel's own tools."""
+"""A root of the Debian of a kernel, with compiler, headers and source: modules must be built with the kernel's own tools."""
 
 from __future__ import annotations
 
