@@ -13,10 +13,11 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import kvm_record
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
     host_outcome,
     merge_loop,
+    soaked_vms,
     vm_records,
 )
 
@@ -31,8 +32,9 @@ class ActionModule(ControllerAction):
 
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
-        "event": {"type": "str", "choices": ["started", *_SAID], "required": True},
+        "event": {"type": "str", "choices": ["started", "soaked", *_SAID], "required": True},
         "failure": {"type": "dict", "default": {}},
+        "turn": {"type": "dict", "default": {}},
         **{name: {"type": "dict", "default": {}} for name in (*_RESULTS, *_CORES)},
     }
 
@@ -40,11 +42,13 @@ class ActionModule(ControllerAction):
         """Append the event; a host that did not come where it should has the reason in its record."""
         host = str(task_vars["inventory_hostname"])
         journal = Journal(Path(arguments["journal"]))
-        wave = _wave_of(host, journal)
+        wave = journal.wave_of(host)
         if arguments["event"] == "started":
             _require_planned(journal, wave, [str(name) for name in task_vars["ansible_play_batch"]])
             self.say(f"[wave {wave}] {host}: starts")
             return {"record": journal.append("started", host=host, wave=wave)}
+        if arguments["event"] == "soaked":
+            return {"record": self._soaked(arguments, journal)}
 
         results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
@@ -72,12 +76,22 @@ class ActionModule(ControllerAction):
         )
         return {"record": record}
 
-
-def _wave_of(host: str, journal: Journal) -> int:
-    for index, hosts in enumerate(journal.begin()["waves"]):
-        if host in hosts:
-            return index
-    raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
+    def _soaked(self, arguments: dict[str, Any], journal: Journal) -> Event:
+        """Record the turn of the host once more, with the later look at the health of its VMs."""
+        turn, health, failure = arguments["turn"], arguments["health_after"], arguments["failure"]
+        vms = soaked_vms(turn["vms"], health)
+        unreachable = bool(health.get("unreachable") or failure.get("unreachable"))
+        failed = bool(failure) or turn["outcome"] != "ok"
+        outcome = host_outcome(vms, unreachable, failed)
+        reason = turn["reason"] or _message(failure) or _message(health)
+        again = {key: value for key, value in turn.items() if key not in ("event", "at")}
+        record = journal.append(
+            "host", **{**again, "vms": vms, "outcome": outcome, "reason": reason if outcome != "ok" else None}
+        )
+        self.say(
+            f"[wave {turn['wave']}] {turn['host']}: after its soak {outcome}{f': {reason}' if record['reason'] else ''}"
+        )
+        return record
 
 
 def _require_planned(journal: Journal, wave: int, batch: list[str]) -> None:

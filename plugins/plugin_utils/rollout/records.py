@@ -74,6 +74,26 @@ def vm_records(
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 
+def soaked_vms(vms: Sequence[Result], health_after: Result) -> list[dict[str, Any]]:
+    """Return the records of a host's VMs with what a later look at their health found, too; what was found before stays."""
+    after = _by_name(health_after)
+    return [
+        {**vm, "health": _later_health(vm.get("health") or {}, after[vm["name"]])} if vm["name"] in after else dict(vm)
+        for vm in vms
+    ]
+
+
+def health_by_host(looks: Result) -> dict[str, list[dict[str, Any]]]:
+    """Return per host how its VMs are, from a loop of ``vm_health`` over hosts; one that was not reached tells nothing."""
+    return {
+        str(item[item.get("ansible_loop_var", "item")]): [
+            {"name": vm["name"], "regressions": _problems(vm, "regressions")} for vm in item["vms"]
+        ]
+        for item in looks.get("results") or []
+        if item.get("vms") and not item.get("failed") and not item.get("unreachable")
+    }
+
+
 def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
     """Return ``unreachable``, ``failed`` or ``ok``: unreachable wins, then any failure of the host or of one of its VMs."""
     if unreachable:
@@ -140,7 +160,21 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     return record
 
 
+def _later_health(before: Result, after: Result) -> dict[str, Any]:
+    found = [*(before.get("regressions") or []), *(_problems(after, "regressions") or [])]
+    return {
+        "before": before.get("before"),
+        "after": _problems(after, "problems"),
+        "regressions": list(dict.fromkeys(found)),
+    }
+
+
 def _problems(health: Result | None, kind: str) -> list[str] | None:
     if health is None:
         return None
-    return [f"{problem['check']}: {problem['message']}" for problem in health.get(kind) or []]
+    return [f"{_check(problem)}: {problem['message']}" for problem in health.get(kind) or []]
+
+
+def _check(problem: Result) -> str:
+    """The name of the check; for a serial log with the kind of complaint, on which it depends how bad it is."""
+    return f"serial {problem['subject']}" if problem["check"] == "serial" else str(problem["check"])
