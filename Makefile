@@ -15,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime soak-vfork test-kmod test-kvm-host fault-table lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork test-kmod test-kvm-host fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed 
 
 fault-table: build-qemu  ## every fault that can be injected into an upgrade, and what came of it
 	@$(PYTHON) tests/bench/fault_table.py
+
+bench-fleet:  ## how often the gate stops bad builds, and good ones
+	$(SETUP)
+	@$(PYTHON) tests/bench/fleet_gate.py
 
 build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
 	$(SETUP)
