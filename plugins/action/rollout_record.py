@@ -48,7 +48,7 @@ class ActionModule(ControllerAction):
             self.say(f"[wave {wave}] {host}: starts")
             return {"record": journal.append("started", host=host, wave=wave)}
         if arguments["event"] == "soaked":
-            return {"record": self._soaked(arguments, journal)}
+            return {"record": self._soaked(host, arguments, journal)}
 
         results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
@@ -76,21 +76,22 @@ class ActionModule(ControllerAction):
         )
         return {"record": record}
 
-    def _soaked(self, arguments: dict[str, Any], journal: Journal) -> Event:
-        """Record the turn of the host once more, with the later look at the health of its VMs."""
-        turn, health, failure = arguments["turn"], arguments["health_after"], arguments["failure"]
-        vms = soaked_vms(turn["vms"], health)
+    def _soaked(self, host: str, arguments: dict[str, Any], journal: Journal) -> Event:
+        """Record the turn of the host once more, with the later look at the health of its VMs.
+
+        The turn may have been that of a run which was cut; then it is in the journal.
+        """
+        turn = arguments["turn"] or next(
+            event for event in reversed(journal.read()) if event["event"] == "host" and event["host"] == host
+        )
+        health, failure = arguments["health_after"], arguments["failure"]
+        vms = soaked_vms(turn["vms"], health, compared=bool(arguments["health_before"].get("vms")))
         unreachable = bool(health.get("unreachable") or failure.get("unreachable"))
-        failed = bool(failure) or turn["outcome"] != "ok"
-        outcome = host_outcome(vms, unreachable, failed)
-        reason = turn["reason"] or _message(failure) or _message(health)
-        again = {key: value for key, value in turn.items() if key not in ("event", "at")}
-        record = journal.append(
-            "host", **{**again, "vms": vms, "outcome": outcome, "reason": reason if outcome != "ok" else None}
-        )
-        self.say(
-            f"[wave {turn['wave']}] {turn['host']}: after its soak {outcome}{f': {reason}' if record['reason'] else ''}"
-        )
+        outcome = host_outcome(vms, unreachable, failed=bool(failure) or turn["outcome"] != "ok")
+        reason = None if outcome == "ok" else turn["reason"] or _message(failure) or _message(health)
+        same = {key: value for key, value in turn.items() if key not in ("event", "at", "run")}
+        record = journal.append("host", **{**same, "vms": vms, "outcome": outcome, "reason": reason})
+        self.say(f"[wave {turn['wave']}] {host}: after its soak {outcome}{f': {reason}' if reason else ''}")
         return record
 
 

@@ -37,7 +37,7 @@ options:
     default: {}
   turn:
     description:
-      - For V(soaked), what was recorded of the host's turn.
+      - For V(soaked), what was recorded of the host's turn; empty to take it from the journal.
     type: dict
     default: {}
   preflight:

@@ -36,12 +36,27 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.findings 
     Record,
     budget_of,
     find,
+    is_over_budget,
     outcome_of,
     vms_of,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.sample import Sample, sample_of
+
+__all__ = [
+    "FAIL",
+    "INCONCLUSIVE",
+    "PASS",
+    "Evidence",
+    "Gate",
+    "budget_of",
+    "is_over_budget",
+    "judge",
+    "loaded_cores",
+    "previous_defaults_of",
+    "rollback_targets",
+]
 
 
 @dataclass(frozen=True)

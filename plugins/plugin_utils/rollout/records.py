@@ -74,11 +74,19 @@ def vm_records(
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 
-def soaked_vms(vms: Sequence[Result], health_after: Result) -> list[dict[str, Any]]:
-    """Return the records of a host's VMs with what a later look at their health found, too; what was found before stays."""
+def soaked_vms(vms: Sequence[Result], health_after: Result, compared: bool = True) -> list[dict[str, Any]]:
+    """Return the records of a host's VMs with what a later look at their health found, too; what was found before stays.
+
+    ``compared``: whether the look had the one before the upgrade as its baseline. That of a run which was cut is gone; then
+    what is wrong now is held against what the record says was wrong before.
+    """
     after = _by_name(health_after)
     return [
-        {**vm, "health": _later_health(vm.get("health") or {}, after[vm["name"]])} if vm["name"] in after else dict(vm)
+        (
+            {**vm, "health": _later_health(vm.get("health") or {}, after[vm["name"]], compared)}
+            if vm["name"] in after
+            else dict(vm)
+        )
         for vm in vms
     ]
 
@@ -160,12 +168,15 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     return record
 
 
-def _later_health(before: Result, after: Result) -> dict[str, Any]:
-    found = [*(before.get("regressions") or []), *(_problems(after, "regressions") or [])]
+def _later_health(earlier: Result, after: Result, compared: bool) -> dict[str, Any]:
+    found = _problems(after, "problems" if not compared else "regressions") or []
+    if not compared:
+        known = {problem.partition(": ")[0] for problem in earlier.get("before") or []}
+        found = [problem for problem in found if problem.partition(": ")[0] not in known]
     return {
-        "before": before.get("before"),
+        "before": earlier.get("before"),
         "after": _problems(after, "problems"),
-        "regressions": list(dict.fromkeys(found)),
+        "regressions": list(dict.fromkeys([*(earlier.get("regressions") or []), *found])),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.findings import is_over_budget
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import is_over_budget
 
 Report = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks import PASS
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core, merge_kvm
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import (
     Event,
     Journal,

@@ -48,6 +48,19 @@ def test_a_good_build_soaks_and_passes_and_a_rerun_waits_for_nothing(fleet: Flee
     assert "soaks for" not in second.output
 
 
+def test_a_host_that_nobody_can_look_at_after_its_soak_fails_its_wave(fleet: Fleet) -> None:
+    fleet.add_host("h1")
+    fleet.set("h1", blind_from=3)
+
+    run = fleet.upgrade(upgrade_gate={"soak_s": 1}, upgrade_rollback="never")
+
+    assert run.exit_status == 2, run.output
+    report = valid(fleet.report())
+    assert report["waves"][0]["gate"]["verdict"] == "FAIL"
+    assert "h1: failed: scripted: nobody can look" in report["exit_reason"]
+    assert [vm["outcome"] for vm in report["vms"]] == ["upgraded"]
+
+
 def test_a_wave_that_fails_at_once_does_not_soak(fleet: Fleet) -> None:
     fleet.add_host("h1", {"vm1": {"sick_on": [NEW]}})
 

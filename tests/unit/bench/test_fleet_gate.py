@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ansible_collections.vmm.live_upgrade.tests.bench.fleet_gate import (
     BAD,
     FLEET,
     GOOD,
+    dice,
     figures,
     is_reached,
     keep,
@@ -64,10 +64,10 @@ def test_the_default_stops_at_the_first_trouble_that_a_good_build_has_too() -> N
     """Why there is a policy at all: in a large fleet something always happens."""
     default = replace(FLEET, gate={})
 
-    ended = [run(default, GOOD, random.Random(n)) for n in range(5)]
+    ended = [run(default, GOOD, dice(n)) for n in range(5)]
 
     assert all(it.stopped_in is not None for it in ended)
-    assert run(default, Build("without any trouble"), random.Random(1)).stopped_in is None
+    assert run(default, Build("without any trouble"), dice(1)).stopped_in is None
 
 
 def test_results_of_others_stay(tmp_path: Path) -> None:

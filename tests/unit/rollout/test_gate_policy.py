@@ -14,6 +14,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks im
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import Gate, judge
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look, left_open, look_at, next_step
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import GatePolicy, parse_policy
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import health_by_host, soaked_vms
 
 SICK = {"before": [], "after": ["ping: silent"], "regressions": ["ping: silent"]}
 
@@ -360,3 +361,58 @@ class TestJournal:
         gates = [{"event": "gate", "wave": wave, "gate": {"then": then}} for wave, then in enumerate(thens)]
 
         assert left_open([self.BEGIN, *gates]) == decided
+
+
+class TestSoaked:
+    """What a look after the soak adds to the record of a host's turn."""
+
+    RECORD = [
+        {"name": "vm1", "outcome": "upgraded", "health": {"before": ["ping: slow"], "after": [], "regressions": []}}
+    ]
+
+    def look(self, regressions: list[str], *checks: str) -> dict[str, Any]:
+        problems = [{"check": check, "subject": "", "message": "bad"} for check in checks]
+        return {
+            "vms": [
+                {"name": "vm1", "problems": problems, "regressions": [p for p in problems if p["check"] in regressions]}
+            ]
+        }
+
+    def test_what_got_worse_is_added(self) -> None:
+        (vm,) = soaked_vms(self.RECORD, self.look(["tcp"], "ping", "tcp"))
+
+        assert vm["health"] == {
+            "before": ["ping: slow"],
+            "after": ["ping: bad", "tcp: bad"],
+            "regressions": ["tcp: bad"],
+        }
+
+    def test_what_was_worse_at_once_stays_though_it_healed(self) -> None:
+        (worse,) = soaked_vms(self.RECORD, self.look(["tcp"], "tcp"))
+
+        (vm,) = soaked_vms([worse], self.look([]))
+
+        assert (vm["health"]["after"], vm["health"]["regressions"]) == ([], ["tcp: bad"])
+
+    def test_without_the_look_before_the_record_tells_what_is_new(self) -> None:
+        """The run that looked before was cut, so nothing counts as a regression by itself."""
+        (vm,) = soaked_vms(self.RECORD, self.look([], "ping", "tcp"), compared=False)
+
+        assert vm["health"]["regressions"] == ["tcp: bad"]
+
+    def test_a_vm_that_was_not_seen_keeps_its_record(self) -> None:
+        assert soaked_vms(self.RECORD, {"unreachable": True}) == self.RECORD
+
+
+def test_looks_at_others_leave_out_who_did_not_answer() -> None:
+    vm = {"name": "vm1", "regressions": [{"check": "ping", "subject": "", "message": "silent"}]}
+    looks = {
+        "results": [
+            {"ansible_loop_var": "other", "other": "h1", "vms": [vm]},
+            {"ansible_loop_var": "other", "other": "h2", "unreachable": True},
+            {"ansible_loop_var": "other", "other": "h3", "failed": True, "vms": [vm]},
+            {"ansible_loop_var": "other", "other": "h4", "vms": []},
+        ]
+    }
+
+    assert health_by_host(looks) == {"h1": [{"name": "vm1", "regressions": ["ping: silent"]}]}

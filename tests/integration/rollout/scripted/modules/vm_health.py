@@ -25,6 +25,7 @@ def main() -> None:
     reports = []
     with opened(module.params["probes"]["host"]["command"][0], "health") as host:
         looks = host["calls"].count("health")
+        is_blind = looks >= host.get("blind_from", looks + 1)
         for name, vm in chosen(host, module.params["vms"]).items():
             is_sick = {vm["build"], vm.get("kvm")} & set(vm.get("sick_on", [])) or looks >= vm.get(
                 "sick_from", looks + 1
@@ -41,6 +42,8 @@ def main() -> None:
                     "regressions": new,
                 }
             )
+    if is_blind:
+        module.fail_json(msg="scripted: nobody can look")
     module.exit_json(changed=False, vms=reports, regressions=[item for vm in reports for item in vm["regressions"]])
 
 
