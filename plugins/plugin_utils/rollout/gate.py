@@ -169,8 +169,8 @@ class _Wave:
         unjudged = self._unjudged()
         texts = [check.text for check in checks if check.verdict != PASS and self._is_demanded(check)]
         texts += [finding.text for finding in self._found]
-        if not texts and unjudged:
-            texts = [f"no downtime was measured for {', '.join(unjudged)}, so the budget cannot be judged"]
+        if unjudged and not self._found and self._policy.downtime_quantile is None:
+            texts += [f"no downtime was measured for {', '.join(unjudged)}, so the budget cannot be judged"]
         return texts
 
     def evidence(self) -> Evidence:
@@ -232,12 +232,12 @@ class _Wave:
             over = any(
                 finding.kind == findings.PAUSE and (finding.host, finding.vm) in names for finding in self._found
             )
-            unjudged = any(item in self._unmeasured() for item in own) and budget_ms is not None
+            unmeasured = any(_is_unmeasured(vm) for _host, vm in own)
             measured = {
                 host: [ms for ms in values if ms != math.inf]
                 for host, values in self._pauses(subject, self._hosts).items()
             }
-            verdict = FAIL if over else INCONCLUSIVE if unjudged else PASS
+            verdict = FAIL if over else INCONCLUSIVE if unmeasured and budget_ms is not None else PASS
             found.append(downtime_told(subject, measured, budget_ms, verdict, self._policy.confidence))
         return found
 
@@ -289,11 +289,15 @@ class _Wave:
         return pauses
 
     def _unmeasured(self) -> list[tuple[str, Record]]:
-        return [item for item in self._moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None]
+        return [item for item in self._moved if _is_unmeasured(item[1])]
 
     def _unjudged(self) -> list[str]:
         unjudged = [item for item in self._unmeasured() if budget_of(item[1], self._budget_ms) is not None]
         return [f"{host}/{vm['name']}" for host, vm in unjudged]
+
+
+def _is_unmeasured(vm: Record) -> bool:
+    return vm["outcome"] == "upgraded" and vm.get("downtime_ms") is None
 
 
 def _subject(vm: Record) -> str:

@@ -416,3 +416,13 @@ def test_looks_at_others_leave_out_who_did_not_answer() -> None:
     }
 
     assert health_by_host(looks) == {"h1": [{"name": "vm1", "regressions": ["ping: silent"]}]}
+
+
+def test_each_thing_that_is_not_known_is_a_reason() -> None:
+    gate = judged(fleet(vms(1, downtime_ms=None)), 10.0, min_vms=2)
+
+    assert gate.verdict == "INCONCLUSIVE"
+    assert gate.reasons == [
+        "1 VM had to move so far, 2 are asked for before a wave is judged",
+        "no downtime was measured for h0/vm0, so the budget cannot be judged",
+    ]
