@@ -9,8 +9,8 @@ the host from which on it is unhealthy); ``default``: the default build; ``calls
 each upgrade was given of class budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts; ``blind_from``: the
 number of the look from which on ``vm_health`` fails; ``dies``: whether the next ``vm_upgrade`` is killed after it began. A host
 with ``cores``: which KVM cores are loaded, name of the build → whether it is the default; each of its VMs has ``kvm``, the core
-it is on, and optionally ``sick_on`` names one. ``trials``: those that a rollout has loaded and not settled. ``held``: cores that cannot be unloaded, name of the build → why. ``no_load``,
-``no_default``: why those fail.
+it is on, and optionally ``sick_on`` names one. ``trials``: those that a rollout has loaded and not settled. ``held``: cores that
+cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
 """
 
 from __future__ import annotations
