@@ -63,8 +63,7 @@ class ClgiVm:
         self._lab.sh(
             self._host,
             f"base64 -d > {_FIRMWARE} <<'END'\n{firmware}\nEND\n"
-            f"cat > /etc/vmm-lab/{self.name}.args <<'END'\n{arguments}\nEND\nsystemctl start {self._unit}\n"
-            f"systemctl set-property --runtime {self._unit} CPUWeight=20  # it never waits for anything\n",
+            f"cat > /etc/vmm-lab/{self.name}.args <<'END'\n{arguments}\nEND\nsystemctl start {self._unit}\n",
         )
         end_s = time.monotonic() + _LIMIT_S
         while not self.look().rounds:
