@@ -31,6 +31,9 @@ void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info)
                        CprVforkPhase_str(item->value->phase),
                        item->value->time);
     }
+    for (strList *item = info->blocked_reasons; item; item = item->next) {
+        monitor_printf(mon, "  Blocked: \t\t%s\n", item->value);
+    }
 }
 
 void hmp_info_cpr_vfork(Monitor *mon, const QDict *qdict)
