@@ -57,6 +57,12 @@ options:
       - vfork
       - cpr-transfer
     default: auto
+  accept_vfio_risk:
+    description:
+      - Whether a VM with VFIO devices that runs a QEMU older than 11.1 may be moved by V(cpr-transfer). Such a QEMU ends, and the
+        VM with it, when the new process dies early. By V(vfork) there is no such risk, and nothing to accept.
+    type: bool
+    default: false
   memory_headroom_mib:
     description:
       - MiB that must stay available on the host while a VM has two processes.
@@ -246,6 +252,7 @@ _JUDGEMENT = {
     "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
     "vms": {"type": "list", "elements": "str", "default": []},
     "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
+    "accept_vfio_risk": {"type": "bool", "default": False},
     "memory_headroom_mib": {"type": "int", "default": 256},
     "disk_headroom_mib": {"type": "int", "default": 64},
     "require_way_back": {"type": "bool", "default": True},

@@ -67,6 +67,12 @@ options:
       - vfork
       - cpr-transfer
     default: auto
+  accept_vfio_risk:
+    description:
+      - Whether a VM with VFIO devices that runs a QEMU older than 11.1 may be moved by V(cpr-transfer). Such a QEMU ends, and the
+        VM with it, when the new process dies early. By V(vfork) there is no such risk, and nothing to accept.
+    type: bool
+    default: false
   parallel:
     description:
       - How many VMs are upgraded at the same time.
@@ -263,6 +269,7 @@ def main() -> None:
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
             "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
+            "accept_vfio_risk": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 1},
             "downtime_budget_ms": {"type": "int", "default": 1000},
             "pause_budgets_ms": {"type": "dict", "default": {}},

@@ -28,6 +28,7 @@ class PreflightRequest:
     disk_headroom_mib: int = 64
     require_way_back: bool = True
     require_vmstate_check: bool = True
+    accept_vfio_risk: bool = False
     kvm_build_id: str | None = None
     kvm_root: str = "/"
     kvm_load_later: bool = False

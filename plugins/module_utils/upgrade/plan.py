@@ -84,6 +84,7 @@ def plan_host(request: UpgradeRequest, kvm_load_later: bool = False) -> list[VmP
         state_dir=request.state_dir,
         vms=request.vms,
         mechanism=request.mechanism,
+        accept_vfio_risk=request.accept_vfio_risk,
         kvm_build_id=request.kvm_build_id,
         kvm_root=request.kvm_root,
         kvm_load_later=kvm_load_later,
