@@ -15,6 +15,8 @@
 
 void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info)
 {
+    strList *reason;
+
     monitor_printf(mon, "Hand-over: \t\t%s, may run the guest: %s%s\n",
                    CprVforkPhase_str(info->phase),
                    CprVforkOwner_str(info->owner),
@@ -31,8 +33,8 @@ void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info)
                        CprVforkPhase_str(item->value->phase),
                        item->value->time);
     }
-    for (strList *item = info->blocked_reasons; item; item = item->next) {
-        monitor_printf(mon, "  Blocked: \t\t%s\n", item->value);
+    for (reason = info->blocked_reasons; reason; reason = reason->next) {
+        monitor_printf(mon, "  Blocked: \t\t%s\n", reason->value);
     }
 }
 
