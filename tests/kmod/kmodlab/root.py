@@ -13,6 +13,8 @@ from vmmlab.kernel import Kernel
 from vmmlab.mirrors import source_lines
 from vmmlab.progress import LabError, Progress
 
+# For modules the first two; the last to boot the kit for real machines; the others for whole kernels (vmmlab/own_kernel.py).
+TOOLS = ["gcc", "make", "bc", "bison", "flex", "libelf-dev", "libssl-dev", "openssl", "kexec-tools"]
 LEFT_OUT = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"]
 
 
@@ -23,7 +25,7 @@ def get_build_root(cache: Cache, kernel: Kernel, progress: Progress, generation:
             "modules are built in a root of the kernel's Debian, and to change root takes root: run this as root"
         )
     packages = [
-        *("gcc", "make"),
+        *TOOLS,
         f"linux-headers-{kernel.release}={kernel.version}",
         f"linux-source-{generation.series}={kernel.version}",
     ]
