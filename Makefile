@@ -48,6 +48,7 @@ soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=20
 
 test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root): SERIES=6.1
 	@for series in $(or $(SERIES),6.12 6.1); do $(PYTHON) tests/kmod/run.py --series $$series || exit; done
+	@$(PYTHON) tests/kmod/hardware.py rehearse
 
 test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed bug, some twenty minutes (as root)
 	$(SETUP)

@@ -13,7 +13,6 @@ import json
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -25,11 +24,11 @@ from checkout import ARTIFACTS, BUILD, NEW_SERIES, ROOT
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from kmodlab.amd import AmdMachine
-from kmodlab.builds import ModuleBuilds
-from kmodlab.cases import CASES, Case
+from kmodlab.builds import ModuleBuilds, Modules
+from kmodlab.cases import CASES, DEBIAN, Case
 from kmodlab.figures import source_figures
 from kmodlab.intel import IntelMachine
-from kmodlab.machine import Machine, compile_programs, initial_root
+from kmodlab.machine import Boot, Machine, compile_programs, initial_root
 from kmodlab.older import get_older_source
 from kmodlab.python_root import python_root
 from kmodlab.root import get_build_root
@@ -38,53 +37,68 @@ from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
 from vmmlab.generation import DEFAULT, GENERATIONS, Generation
 from vmmlab.kernel import Kernel, get_kernel
+from vmmlab.own_kernel import get_own_kernel
 from vmmlab.progress import LabError, Progress
 
 RESULTS = BUILD / "results" / "kmod.json"
+LOGS = BUILD / "test-logs" / "kmod"
 VENDORS = ["amd", "intel"]
 
 
-@dataclass(frozen=True)
-class Boot:
-    """What a host of the tests boots: ``python_initrd`` for cases that want Python."""
-
-    kernel: Kernel
-    initrd: Path
-    python_initrd: Path
-
-
-def make_boot(scratch: Path, generation: Generation, progress: Progress) -> Boot:
-    """Have all modules of a generation built, and initial roots with them made in ``scratch``."""
+def make_boots(scratch: Path, generation: Generation, names: set[str], progress: Progress) -> dict[str, Boot]:
+    """Have the kernels of these names and all modules for them built, and initial roots with them made in ``scratch``."""
     cache = Cache(default_root() / "lab")
-    kernel = get_kernel(cache, "host", progress, generation)
-    root = get_build_root(cache, kernel, progress, generation)
-    older = get_older_source(cache, kernel, progress, generation)
-    builds = ModuleBuilds(
-        ROOT / "kmod", generation.series, root, older, kernel.release, ARTIFACTS, scratch, progress
-    )  # fmt: skip
-    modules = builds.all()
-    initrd, python_initrd = scratch / "initrd.gz", scratch / "python-initrd.gz"
-    initrd.write_bytes(initial_root(compile_programs(scratch), kernel, modules))
-    python_initrd.write_bytes(initrd.read_bytes() + python_root(modules))
-    return Boot(kernel, initrd, python_initrd)
+    debian = get_kernel(cache, "host", progress, generation)
+    root = get_build_root(cache, debian, progress, generation)
+    programs = compile_programs(scratch)
+    boots = {}
+    for name in sorted(names):
+        folder = scratch / name
+        folder.mkdir()
+        if name == DEBIAN:
+            kernel: Kernel = debian
+            builds = _builds(generation, root, kernel, folder, progress)
+            modules = builds.all(get_older_source(cache, debian, progress, generation))
+        else:
+            kernel = own = get_own_kernel(cache, name, debian, root, progress)
+            modules = _builds(generation, own.root, own, folder, progress).for_debugging(own)
+        boots[name] = _make_boot(folder, kernel, programs, modules)
+    return boots
 
 
-def prepare(scratch: Path, vendors: list[str], generation: Generation, progress: Progress) -> list[Machine]:
-    """Return the machines, ready to run cases."""
-    boot = make_boot(scratch, generation, progress)
+def _builds(generation: Generation, root: Path, kernel: Kernel, folder: Path, progress: Progress) -> ModuleBuilds:
+    return ModuleBuilds(ROOT / "kmod", generation.series, root, kernel.release, ARTIFACTS, folder, progress)
+
+
+def _make_boot(folder: Path, kernel: Kernel, programs: list[Path], modules: Modules) -> Boot:
+    boot = Boot(kernel, folder / "initrd.gz", folder / "python-initrd.gz")
+    boot.initrd.write_bytes(initial_root(programs, kernel, modules))
+    boot.python_initrd.write_bytes(boot.initrd.read_bytes() + python_root(modules))
+    return boot
+
+
+def prepare(
+    scratch: Path, vendors: list[str], generation: Generation, cases: list[Case], progress: Progress
+) -> list[Machine]:
+    """Return the machines, ready to run the cases."""
+    kernels = {case.kernel for case in cases for vendor in vendors if (case.amd if vendor == "amd" else case.intel)}
+    boots = make_boots(scratch, generation, kernels, progress)
     machines: list[Machine] = []
     if "amd" in vendors:
-        emulator = get_outer_qemu(Cache(default_root() / "lab"), default_artifact(NEW_SERIES), progress)
-        machines.append(AmdMachine(emulator, boot.kernel, boot.initrd, boot.python_initrd))
-    if "intel" in vendors:
+        machines.append(make_amd(boots, progress))
+    if "intel" in vendors and any(case.intel for case in cases):
         folder = scratch / "intel"
         folder.mkdir()
-        machines.append(IntelMachine(boot.kernel, boot.initrd, folder))
+        machines.append(IntelMachine(boots[DEBIAN].kernel, boots[DEBIAN].initrd, folder))
     return machines
 
 
+def make_amd(boots: dict[str, Boot], progress: Progress) -> AmdMachine:
+    return AmdMachine(get_outer_qemu(Cache(default_root() / "lab"), default_artifact(NEW_SERIES), progress), boots)
+
+
 def run(cases: list[Case], machine: Machine, series: str, progress: Progress) -> list[Row]:
-    logs = BUILD / "test-logs" / "kmod" / series
+    logs = LOGS / series
     logs.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in cases:
@@ -122,14 +136,16 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cases = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
+    if arguments.series != DEFAULT.series:
+        cases = [case for case in cases if case.kernel == DEBIAN]  # kernels of our own are of that series
     if unknown := set(arguments.cases) - {case.name for case in cases}:
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+        parser.error(f"no such case of Linux {arguments.series}: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress()
     try:
         with tempfile.TemporaryDirectory(prefix="vmm-kmod-") as scratch:
             generation = GENERATIONS[arguments.series]
-            machines = prepare(Path(scratch), arguments.vendor or VENDORS, generation, progress)
+            machines = prepare(Path(scratch), arguments.vendor or VENDORS, generation, cases, progress)
             rows = [row for machine in machines for row in run(cases, machine, arguments.series, progress)]
     except (LabError, LiveUpgradeError) as error:
         progress.say(str(error))

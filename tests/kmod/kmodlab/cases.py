@@ -9,6 +9,9 @@ from dataclasses import dataclass
 CONFIGS = {"stock": "stock", "one": "one core", "two": "two cores", "control": "control"}
 LOADED = ("stock", "one", "two")
 ALL = (*LOADED, "control")
+DEBIAN = "debian"
+# A kernel of our own that checks itself (lab/kernels/debug.config). It is slow, and large.
+DEBUG = "debug"
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Case:
     ``fault``: what the guest of the configuration ``control`` has to have told, in a pattern.
     ``reset``: how the machine is to end after the word ``ready``, in a pattern that has to be (or, with ``!`` before it, must
     not be) in what it writes. ``python``: the machine has Python, the modules of the collection and artifacts.
+    ``kernel``: which one is booted.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Case:
     fault: str = r"TSC_AUX .*is [0-9a-f]+"
     reset: str = ""
     python: bool = False
+    kernel: str = DEBIAN
 
 
 CASES = (
