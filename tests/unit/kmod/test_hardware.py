@@ -20,6 +20,7 @@ def test_each_line_names_the_case_and_its_initial_root() -> None:
         assert {f"kmod.case={name}", "kmod.config=two"} <= set(words)
     assert lines["modules"][2:4] == ["debian-vmlinuz", "debian-python-initrd.gz"]
     assert lines["guests"][2:4] == ["debian-vmlinuz", "debian-initrd.gz"]
+    assert lines["debug"][2:4] == ["debug-vmlinuz", "debug-initrd.gz"]
     assert "mitigations=off" not in lines["guests"]
 
 
