@@ -49,9 +49,9 @@ control) # the core in the place of the fixed one has not the fix
     ;;
 *) load_config ;;
 esac
-vmload "/dev/kvm-$A" 4 0xa001 0 &
+vmload "/dev/kvm-$A" 20 0xa001 0 &
 one=$!
-vmload "/dev/kvm-$B" 4 0xb002 1 &
+vmload "/dev/kvm-$B" 20 0xb002 1 &
 two=$!
 sleep 2
 tell_cores "$A" "$B"
