@@ -1,13 +1,14 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Begin a rollout: plan the waves, lock the hosts, open the journal."""
+"""Begin a rollout, or go on with one: plan the waves, lock the hosts, open the journal."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ansible.errors import AnsibleError
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_approval import require_unchanged
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import parse_policy
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
     load_report,
@@ -26,6 +28,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report im
     previous_cores,
     previous_defaults,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, waves_left
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
 
 _CALLBACK = "vmm.live_upgrade.progress"
@@ -45,14 +48,21 @@ class ActionModule(ControllerAction):
         "previous_report": {"type": "path"},
         "vms": {"type": "list", "elements": "str", "default": []},
         "gate": {"type": "dict", "default": {}},
+        "mechanism": {"type": "str"},
+        "pause_budgets_ms": {"type": "dict", "default": {}},
+        "plan": {"type": "path"},
+        "resume": {"type": "path"},
     }
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
         _require_localhost(task_vars)
+        if arguments["resume"]:
+            return self._go_on(Journal(Path(arguments["resume"])), task_vars)
         gate = parse_policy(arguments["gate"]).to_dict()
         targets, defaults, cores = _targets(arguments)
-        waves = plan_waves(arguments["hosts"], arguments["waves"])
+        plan = require_unchanged(Path(arguments["plan"]), arguments["hosts"], task_vars) if arguments["plan"] else None
+        waves = [w["hosts"] for w in plan["waves"]] if plan else plan_waves(arguments["hosts"], arguments["waves"])
         started = datetime.datetime.now(datetime.timezone.utc)
         rollout_id = f"{arguments['kind']}-{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         report = Path(arguments["report"]).absolute()
@@ -62,39 +72,92 @@ class ActionModule(ControllerAction):
         journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()
+        addresses = _addresses([host for hosts in waves for host in hosts], task_vars)
         if not self.is_plan:
-            lock.acquire(rollout_id, _addresses(arguments["hosts"], task_vars), owner_pid)
-        journal.append(
+            lock.acquire(rollout_id, addresses, owner_pid)
+        begin = journal.append(
             "begin",
             rollout_id=rollout_id,
             kind=arguments["kind"],
             build_id=arguments["build_id"],
             kvm_build_id=arguments["kvm_build_id"] or None,
             plan=self.is_plan,
+            plan_id=plan and plan["plan_id"],
+            plan_hash=plan and plan["hash"],
+            windows={host["name"]: host["windows"] for host in plan["hosts"] if host["windows"]} if plan else {},
             waves=waves,
+            mechanism=arguments["mechanism"],
             downtime_budget_ms=arguments["downtime_budget_ms"],
             gate=gate,
+            pause_budgets_ms=arguments["pause_budgets_ms"],
             report=str(report),
+            token=time.time_ns(),
             owner_pid=owner_pid,
         )
-        rollout = {
-            "rollout_id": rollout_id,
-            "journal": str(journal.path),
-            "report": str(report),
-            "waves": waves,
-            "targets": targets,
-            "defaults": defaults,
-            "kvm_build_id": arguments["kvm_build_id"] or "",
-            "cores": cores,
-            "gate": gate,
-        }
-        target = " and ".join(filter(None, (arguments["build_id"] or "the builds before", arguments["kvm_build_id"])))
-        self.say(
-            f"{rollout_id}: {len(arguments['hosts'])} hosts to {target} in {len(waves)} waves; journal {journal.path}"
+        self._announce(begin, waves, journal)
+        ways_back = {"targets": targets, "defaults": defaults, "cores": cores}
+        return _result(begin, journal, waves if plan else None, begin["token"], ways_back)
+
+    def _go_on(self, journal: Journal, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Take the hosts over from the run that was cut, whose steps that come late are refused from now on."""
+        events = journal.read()
+        begin = events[0]
+        if self.is_plan:
+            raise AnsibleError("a rollout cannot be resumed with --check: its hosts are half way; nothing was touched")
+        if is_finished(events):
+            self.say(f"{begin['rollout_id']} has ended; there is nothing to go on with, and nothing is changed")
+            return _result(begin, journal, [], begin["token"], {})
+        waves = waves_left(events)
+        _require_hosts(waves, task_vars)
+        owner_pid = os.getppid()
+        lock.acquire(begin["rollout_id"], _addresses([host for hosts in waves for host in hosts], task_vars), owner_pid)
+        # Later than every run before, also where the clock of this controller is behind.
+        token = max([time.time_ns(), *(event["token"] + 1 for event in events if "token" in event)])
+        journal.append("resume", token=token, owner_pid=owner_pid)
+        self._announce(begin, waves, journal)
+        return _result(begin, journal, waves, token, {})
+
+    def _announce(self, begin: Event, waves: list[list[str]], journal: Journal) -> None:
+        target = " and ".join(filter(None, (begin["build_id"] or "the builds before", begin["kvm_build_id"])))
+        count = sum(len(hosts) for hosts in waves)
+        self.say(f"{begin['rollout_id']}: {count} hosts to {target} in {len(waves)} waves; journal {journal.path}")
+        first = len(begin["waves"]) - len(waves)
+        for index, hosts in enumerate(waves, start=first):
+            canary = " (canary)" if index == 0 and len(waves) > 1 else ""
+            self.say(f"  wave {index}{canary}: {', '.join(hosts)}")
+
+
+def _result(
+    begin: Event, journal: Journal, waves: list[list[str]] | None, token: int, ways_back: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the plays go by. ``waves`` is given where they are not those of the inventory's order."""
+    rollout = {
+        "rollout_id": begin["rollout_id"],
+        "journal": str(journal.path),
+        "report": begin["report"],
+        "waves": begin["waves"],
+        "targets": {},
+        "defaults": {},
+        "kvm_build_id": begin["kvm_build_id"] or "",
+        "cores": {},
+        "gate": begin["gate"],
+        "lease": {"token": token, "owner": lock.controller_id()},
+        **ways_back,
+    }
+    if waves is not None:
+        # What a play's hosts and serial are made of. Nobody at all has to be said, too.
+        rollout["play_hosts"] = [host for hosts in waves for host in hosts] or ["all", "!all"]
+        rollout["play_sizes"] = [len(hosts) for hosts in waves] or [1]
+    return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}
+
+
+def _require_hosts(waves: list[list[str]], task_vars: Mapping[str, Any]) -> None:
+    gone = [host for hosts in waves for host in hosts if host not in task_vars["hostvars"]]
+    if gone:
+        raise AnsibleError(
+            f"{', '.join(gone)} of the rollout's plan are not in the inventory any more; nothing was touched. Put them back to "
+            "go on, or begin a new rollout"
         )
-        for index, hosts in enumerate(waves):
-            self.say(f"  wave {index}{' (canary)' if index == 0 and len(waves) > 1 else ''}: {', '.join(hosts)}")
-        return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}
 
 
 def _require_localhost(task_vars: Mapping[str, Any]) -> None:

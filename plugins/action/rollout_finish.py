@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished
 
 
 class ActionModule(ControllerAction):
@@ -21,13 +23,22 @@ class ActionModule(ControllerAction):
     ARGUMENT_SPEC = {"journal": {"type": "path", "required": True}}
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Write the report first, then free the hosts; fail unless every wave passed."""
+        """Write the report first, then free the hosts; fail unless every wave passed. Of an ended rollout only tell again."""
         journal = Journal(Path(arguments["journal"]))
-        journal.append("finish")
         events = journal.read()
-        report = build_report(events, aborted=False)
         path = Path(events[0]["report"])
-        write_report(report, path)
+        ended = is_finished(events)
+        if not ended:
+            require_owner(events, os.getppid())
+            # One that waits for its maintenance window is gone on with, so it has not ended.
+            paused = events[-1]["reason"] if events[-1]["event"] == "paused" else None
+            journal.append("finish", paused=paused)
+            events = journal.read()
+        report = build_report(events, aborted=not is_finished(events))
+        if not is_finished(events):
+            report["exit_reason"] = str(events[-1]["paused"])
+        if not ended:
+            write_report(report, path)
         lock.release(report["rollout_id"])
         if report["mode"] == "plan":
             journal.path.unlink()

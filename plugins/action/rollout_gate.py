@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate impo
     previous_defaults_of,
     rollback_targets,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look, look_at, next_step
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import health_by_host
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import evidence_line
@@ -39,6 +40,7 @@ class ActionModule(ControllerAction):
         if others:
             journal.append("others", wave=wave, hosts=others)
         events = journal.read()
+        require_owner(events, os.getppid())
         begin = events[0]
         hosts = begin["waves"][wave]
         records = {event["host"]: event for event in events if event["event"] == "host"}

@@ -16,6 +16,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate impo
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import left_open
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished
 
 
 class ActionModule(ControllerAction):
@@ -30,7 +31,8 @@ class ActionModule(ControllerAction):
         """They fail, pass or wait with the wave that decided. The answer is that of ``rollout_gate`` for them."""
         events = Journal(Path(arguments["journal"])).read()
         records = {event["host"]: event for event in events if event["event"] == "host"}
-        decided = left_open(events)
+        # Of a rollout that has ended they were seen to before.
+        decided = {} if is_finished(events) else left_open(events)
         failed, passed, paused = (decided.get(then, []) for then in ("stop", "go_on", "pause"))
         undo = failed if arguments["rollback"] == "auto" else []
         targets = rollback_targets(undo, records)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class ActionModule(ControllerAction):
 
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
-        "event": {"type": "str", "choices": ["started", "soaked", *_SAID], "required": True},
+        "event": {"type": "str", "choices": ["started", "looked", "soaked", *_SAID], "required": True},
         "failure": {"type": "dict", "default": {}},
         "turn": {"type": "dict", "default": {}},
         **{name: {"type": "dict", "default": {}} for name in (*_RESULTS, *_CORES)},
@@ -43,12 +44,16 @@ class ActionModule(ControllerAction):
         host = str(task_vars["inventory_hostname"])
         journal = Journal(Path(arguments["journal"]))
         wave = journal.wave_of(host)
+        run = os.getppid()  # as rollout_begin tells who owns the rollout
         if arguments["event"] == "started":
             _require_planned(journal, wave, [str(name) for name in task_vars["ansible_play_batch"]])
             self.say(f"[wave {wave}] {host}: starts")
-            return {"record": journal.append("started", host=host, wave=wave)}
+            return {"record": journal.append("started", host=host, wave=wave, run=run)}
         if arguments["event"] == "soaked":
-            return {"record": self._soaked(host, arguments, journal)}
+            return {"record": self._soaked(host, arguments, journal, run)}
+        if arguments["event"] == "looked":
+            seen = {name: arguments[name] for name in ("health_before", "kvm_load")}
+            return {"record": journal.append("looked", host=host, wave=wave, run=run, **seen)}
 
         results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
@@ -64,6 +69,7 @@ class ActionModule(ControllerAction):
             arguments["event"],
             host=host,
             wave=wave,
+            run=run,
             outcome=outcome,
             reason=None if outcome == "ok" else reason,
             vms=vms,
@@ -76,7 +82,7 @@ class ActionModule(ControllerAction):
         )
         return {"record": record}
 
-    def _soaked(self, host: str, arguments: dict[str, Any], journal: Journal) -> Event:
+    def _soaked(self, host: str, arguments: dict[str, Any], journal: Journal, run: int) -> Event:
         """Record the turn of the host once more, with the later look at the health of its VMs.
 
         The turn may have been that of a run which was cut; then it is in the journal.
@@ -90,7 +96,7 @@ class ActionModule(ControllerAction):
         outcome = host_outcome(vms, unreachable, failed=bool(failure) or turn["outcome"] != "ok")
         reason = None if outcome == "ok" else turn["reason"] or _message(failure) or _message(health)
         same = {key: value for key, value in turn.items() if key not in ("event", "at", "run")}
-        record = journal.append("host", **{**same, "vms": vms, "outcome": outcome, "reason": reason})
+        record = journal.append("host", run=run, **{**same, "vms": vms, "outcome": outcome, "reason": reason})
         self.say(f"[wave {turn['wave']}] {host}: after its soak {outcome}{f': {reason}' if reason else ''}")
         return record
 

@@ -27,7 +27,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, owner_of
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
 
@@ -64,7 +64,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
             return
         journal = Journal(journal_path)
         events = journal.read()
-        if events[-1]["event"] == "finish":
+        if events[-1]["event"] == "finish" or owner_of(events) != self._pid:
             return
         report = build_report(events, aborted=True)
         path = Path(events[0]["report"])

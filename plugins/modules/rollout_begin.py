@@ -79,6 +79,26 @@ options:
         share (0 to 1, default 0.5) of the hosts that may be upgraded without proof.
     type: dict
     default: {}
+  mechanism:
+    description:
+      - What is asked of the hosts, for the journal.
+    type: str
+  pause_budgets_ms:
+    description:
+      - Longest pause by the class of the VM, for the journal.
+    type: dict
+    default: {}
+  plan:
+    description:
+      - Plan that M(vmm.live_upgrade.rollout_plan) wrote, and that M(vmm.live_upgrade.rollout_request) found to be approved. Its
+        waves take the place of O(waves). It is made once more from what the hosts answered now, and where that comes to another
+        one the rollout is refused, with the differences.
+    type: path
+  resume:
+    description:
+      - Journal of a rollout whose run was cut. What is left of it is gone on with, under the same id. All else but the hosts is
+        taken from there.
+    type: path
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -145,6 +165,20 @@ gate:
   description: What is demanded of a wave, with the defaults.
   returned: success
   type: dict
+lease:
+  description: The C(token) of this run and the C(owner), for the hosts.
+  returned: success
+  type: dict
+play_hosts:
+  description: The hosts in the order of a plan, or of what is left of a rollout. Absent where the order is that of the inventory.
+  returned: when O(plan) or O(resume) is given
+  type: list
+  elements: str
+play_sizes:
+  description: The sizes of the waves of RV(play_hosts).
+  returned: when O(plan) or O(resume) is given
+  type: list
+  elements: int
 cores:
   description:
     - For a roll-back, per host the KVM core that VMs started from then on shall run (C(default), empty to leave it) and those

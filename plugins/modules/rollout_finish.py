@@ -15,6 +15,7 @@ author:
   - vmm.live_upgrade contributors (@vmm)
 description:
   - Writes the report, gives the hosts free, prints the table, and fails unless every wave passed.
+  - Of a rollout that has ended before it only tells once more. One that waits for a maintenance window has not ended.
   - The journal of a plan (check mode) is removed, its report stays.
 options:
   journal:
@@ -44,7 +45,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 verdict:
-  description: V(ok) or V(failed).
+  description: V(ok), V(failed), or V(aborted) when it waits for a maintenance window.
   returned: always
   type: str
 report:

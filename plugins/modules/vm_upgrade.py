@@ -112,6 +112,28 @@ options:
     description:
       - The rollout this belongs to. Calling again with the same arguments and the same rollout returns what came of it.
     type: str
+  lease:
+    description:
+      - As which run of O(rollout_id) the host is asked for. It is taken by this, and kept from rollouts of other controllers
+        until the time is over. A run that is older than the one which took the host last is refused.
+      - Without it nobody is kept out but for as long as the VMs are moved.
+    type: dict
+    suboptions:
+      token:
+        description:
+          - Number of the run, greater than that of all runs before it.
+        type: int
+        required: true
+      owner:
+        description:
+          - Name of the controller.
+        type: str
+        required: true
+      seconds:
+        description:
+          - How long the host is kept, from each call on.
+        type: int
+        default: 300
   transaction_id:
     description:
       - Tell what came of this transaction of the same request, as an earlier call with RV(finished=false) named it, instead of
@@ -252,6 +274,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Claim, Lease
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import OUTCOMES_BAD, UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
@@ -277,6 +300,14 @@ def main() -> None:
             "prepare_timeout_s": {"type": "int", "default": 60},
             "probes": {"type": "dict", "default": {}},
             "rollout_id": {"type": "str"},
+            "lease": {
+                "type": "dict",
+                "options": {
+                    "token": {"type": "int", "required": True},
+                    "owner": {"type": "str", "required": True},
+                    "seconds": {"type": "int", "default": 300},
+                },
+            },
             "transaction_id": {"type": "str"},
             "wait_s": {"type": "int", "default": 3600},
         },
@@ -284,12 +315,14 @@ def main() -> None:
     )
     wait_s, known = module.params.pop("wait_s"), module.params.pop("transaction_id")
     load_later = module.params.pop("kvm_load_later")
+    lease = module.params.pop("lease")
     try:
         request = UpgradeRequest(**{key: value for key, value in module.params.items() if not key.startswith("_")})
         request.validate()
         if module.check_mode:
             _exit(module, **_planned(request, load_later))
-        _exit(module, **_upgraded(request, known, wait_s))
+        claim = Claim.of(request.rollout_id, lease) if lease else None
+        _exit(module, **_upgraded(request, claim, known, wait_s))
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
@@ -305,7 +338,7 @@ def _planned(request: UpgradeRequest, kvm_load_later: bool) -> dict[str, Any]:
     }
 
 
-def _upgraded(request: UpgradeRequest, known: str | None, wait_s: int) -> dict[str, Any]:
+def _upgraded(request: UpgradeRequest, claim: Claim | None, known: str | None, wait_s: int) -> dict[str, Any]:
     transactions = Transactions(request)
     transaction: Path | None = transactions.find(known)
     if transaction is None:
@@ -317,7 +350,9 @@ def _upgraded(request: UpgradeRequest, known: str | None, wait_s: int) -> dict[s
                 "transaction_id": None,
                 "vms": [plan.result().to_dict() for plan in plans],
             }
-        transaction = transactions.begin()
+        transaction = transactions.begin(claim)
+    elif claim:
+        Lease(Path(request.state_dir)).take(claim, transaction)
     progress = transactions.run(transaction, wait_s)
     if progress.result is None:
         vms = [{"name": name, "steps": steps} for name, steps in progress.steps.items()]

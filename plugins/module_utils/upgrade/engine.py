@@ -21,6 +21,7 @@ from typing import Any
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import Journal, JournalError, read_journal
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostBusyError, HostLock
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Lease
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import VmPlan, plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import (
@@ -56,6 +57,9 @@ class Engine:
         try:
             self._remember_ends()
             self._finish_predecessors()
+            if not read_journal(self._transaction / "journal.jsonl"):
+                # Between asking for this host and getting its lock another may have taken it. What has begun is finished.
+                Lease(Path(self._request.state_dir)).require_adopted(self._transaction)
             journal = Journal(self._transaction)
             journal.write("start", boot_id=boot_id(), request=self._request.to_dict())
             for result in recover(self._transaction, journal, self._request.build_id):

@@ -24,6 +24,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import JournalError, read_journal
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.host_lock import HostLock
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.image import write_image
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Claim, Lease
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.recovery import unfinished_transactions
 
@@ -75,7 +76,9 @@ class Transactions:
             raise LiveUpgradeError(f"{in_use}. Nothing was touched; wait for it to end")
         for transaction in sorted(self._directory.glob("*-*"), reverse=True):
             finished = (transaction / "result.json").exists()
-            if self._asks_for_same(transaction) and (self._request.rollout_id or not finished):
+            # One that was refused the host did nothing, and says nothing of whether it would be refused now.
+            told = self._request.rollout_id and read_journal(transaction / "journal.jsonl")
+            if self._asks_for_same(transaction) and (told or not finished):
                 return transaction
         return None
 
@@ -83,8 +86,11 @@ class Transactions:
         """Tell whether a dead engine left a transaction open: a new one finishes it before its own work."""
         return bool(unfinished_transactions(self._directory))
 
-    def begin(self) -> Path:
-        """Create a transaction for the request, without starting its engine. Raises ``LiveUpgradeError``."""
+    def begin(self, claim: Claim | None = None) -> Path:
+        """Create a transaction for the request, without starting its engine. Raises ``LiveUpgradeError``.
+
+        For a rollout's run, ``claim``, the host's lease is taken: nothing is created where it is refused.
+        """
         name = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
         transaction = self._directory / name
         try:
@@ -97,6 +103,8 @@ class Transactions:
                 json.dump(self._request.to_dict(), stream, indent=1)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if claim is not None:
+                Lease(self._state_dir).take(claim, transaction)
         except BaseException as exc:
             shutil.rmtree(transaction, ignore_errors=True)
             if not isinstance(exc, OSError):

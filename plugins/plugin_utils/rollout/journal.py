@@ -19,6 +19,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 Event = dict[str, Any]
+_RUNS = ("begin", "resume")
 
 
 class Journal:
@@ -65,9 +66,12 @@ class Journal:
         raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
 
     def read(self) -> list[Event]:
-        """Return all whole events in order; the torn line of a writer that was killed is left out."""
+        """Return all whole events in order; the torn line of a writer that was killed is left out.
+
+        So is what a run says of hosts (``run``, its process) after another one has taken the rollout over.
+        """
         self.begin()
-        return _parse(self.path.read_bytes().splitlines())
+        return _of_their_run(_parse(self.path.read_bytes().splitlines()))
 
 
 def utc_now() -> str:
@@ -94,6 +98,30 @@ def _parse(lines: list[bytes]) -> list[Event]:
         except ValueError:
             continue
     return events
+
+
+def owner_of(events: list[Event]) -> int | None:
+    """Return the process whose rollout it is: that which began it, or the last to go on with it."""
+    return next((event.get("owner_pid") for event in reversed(events) if event["event"] in _RUNS), None)
+
+
+def require_owner(events: list[Event], pid: int) -> None:
+    """Raise ``AnsibleError`` when the run of process ``pid`` was followed by another: it has no say any more."""
+    if owner_of(events) != pid:
+        raise AnsibleError(
+            f"the rollout {events[0]['rollout_id']} was taken over by a later run (process {owner_of(events)}), which goes on "
+            "with it; this one ends here"
+        )
+
+
+def _of_their_run(events: list[Event]) -> list[Event]:
+    kept, owner_pid = [], None
+    for event in events:
+        if event["event"] in _RUNS:
+            owner_pid = event.get("owner_pid")
+        if event.get("run", owner_pid) == owner_pid:
+            kept.append(event)
+    return kept
 
 
 def _torn(fd: int) -> bool:

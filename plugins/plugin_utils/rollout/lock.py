@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def lock_directory() -> Path:
     """Return the directory of all rollout locks of this user."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "vmm-live-upgrade" / "rollouts"
+
+
+def controller_id() -> str:
+    """Return the name by which hosts tell this controller's rollouts from those of others; made up once, then kept.
+
+    Here the locks keep rollouts apart, so that one may take hosts over from another that died here.
+    """
+    with _guard() as directory:
+        path = directory / "controller-id"
+        if not path.is_file():
+            write_atomically(path, f"{os.uname().nodename}-{secrets.token_hex(4)}")
+        return path.read_text(encoding="utf-8")
 
 
 def acquire(rollout_id: str, addresses: Mapping[str, str], owner_pid: int) -> None:

@@ -16,9 +16,7 @@ def plan_waves(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[st
 
     Raises ``AnsibleError`` when a size is neither a positive number nor a percentage.
     """
-    counts = [_size(size, len(hosts)) for size in sizes]
-    if not counts:
-        raise AnsibleError("upgrade_waves is empty; it needs at least one size such as 1 or '100%'")
+    counts = wave_counts(sizes, len(hosts))
     waves: list[list[str]] = []
     start = 0
     while start < len(hosts):
@@ -26,6 +24,13 @@ def plan_waves(hosts: Sequence[str], sizes: Sequence[int | str]) -> list[list[st
         waves.append(list(hosts[start : start + count]))
         start += count
     return waves
+
+
+def wave_counts(sizes: Sequence[int | str], total: int) -> list[int]:
+    """Return ``sizes`` as numbers of hosts, of ``total``. Raises ``AnsibleError`` as ``plan_waves`` does."""
+    if not sizes:
+        raise AnsibleError("upgrade_waves is empty; it needs at least one size such as 1 or '100%'")
+    return [_size(size, total) for size in sizes]
 
 
 def _size(size: int | str, total: int) -> int:

@@ -41,6 +41,7 @@ class Fleet:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.inventory: dict[str, dict[str, Any]] = {}
+        self.state = root / "state"
         _link_collection(root / "collections" / "ansible_collections" / "vmm" / "live_upgrade")
 
     def add_host(self, name: str, vms: dict[str, dict[str, Any]] | None = None, **variables: Any) -> None:
@@ -100,7 +101,7 @@ class Fleet:
 
     def locks(self) -> list[Path]:
         """Return the locks of rollouts that lie around."""
-        return sorted((self.root / "state").rglob("*.json"))
+        return sorted(self.state.rglob("*.json"))
 
     def start(self, playbook: str, *arguments: str, **variables: Any) -> subprocess.Popen[str]:
         """Start ansible-playbook in a process group of its own."""
@@ -122,7 +123,7 @@ class Fleet:
             "ANSIBLE_HOME": str(self.root / "ansible"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCALHOST_WARNING": "0",
-            "XDG_STATE_HOME": str(self.root / "state"),
+            "XDG_STATE_HOME": str(self.state),
         }
         environment.pop("PYTHONPATH", None)
         return subprocess.Popen(
@@ -200,5 +201,9 @@ def _link_collection(target: Path) -> None:
     for name in ("roles", "playbooks", "meta"):
         if (REPOSITORY / name).is_dir():
             (target / name).symlink_to(REPOSITORY / name)
-    for name in ("modules", "module_utils", "connection"):
+    for name in ("modules", "connection"):
         (plugins / name).symlink_to(SCRIPTED / name)
+    # What is shared by both sides is the real thing.
+    (plugins / "module_utils").mkdir()
+    for source in (*(REPOSITORY / "plugins" / "module_utils").iterdir(), *(SCRIPTED / "module_utils").iterdir()):
+        (plugins / "module_utils" / source.name).symlink_to(source)

@@ -148,6 +148,15 @@ def test_a_downtime_over_the_budget_fails_the_wave(fleet: Fleet) -> None:
     assert "downtime 250.5 ms is over the budget of 100 ms" in valid(fleet.report())["exit_reason"]
 
 
+def test_a_budget_of_the_inventory_counts_as_one_of_the_command_line(fleet: Fleet) -> None:
+    fleet.add_host("h1", {"vm1": {"downtime_ms": 250.5}}, upgrade_downtime_budget_ms=100)
+
+    run = fleet.upgrade()
+
+    assert run.exit_status == 2, run.output
+    assert "downtime 250.5 ms is over the budget of 100 ms" in valid(fleet.report())["exit_reason"]
+
+
 def test_an_unmeasured_downtime_never_passes_a_budget(fleet: Fleet) -> None:
     fleet.add_host("h1", {"vm1": {"downtime_ms": None}})
     fleet.add_host("h2")

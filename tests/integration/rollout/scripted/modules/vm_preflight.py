@@ -27,17 +27,24 @@ def main() -> None:
             "vms": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
             "rehearse": {"type": "bool"},
+            "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
             "pause_budgets_ms": {"type": "dict"},
             "vm_classes": {"type": "dict"},
             "prepare_timeout_s": {"type": "int"},
-            "fail_on_refusal": {"type": "bool", "required": True},
+            "memory_headroom_mib": {"type": "int"},
+            "disk_headroom_mib": {"type": "int"},
+            "require_way_back": {"type": "bool"},
+            "require_vmstate_check": {"type": "bool"},
+            "fail_on_refusal": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
     verdicts = []
     with opened(module.params["state_dir"], "preflight") as host:
+        if "no_answer" in host:
+            module.fail_json(msg=host["no_answer"])
         for name, vm in chosen(host, module.params["vms"]).items():
             reasons = [vm["refuse"]] if "refuse" in vm else []
             reasons += [f"core {kvm_build_id} is not loaded"] if is_missing(host, module.params) else []
@@ -50,6 +57,7 @@ def main() -> None:
                     "mechanism": "cpr-transfer",
                     "mechanism_reason": "scripted",
                     "refusals": refusals,
+                    "warnings": vm.get("warnings", []),
                     "old_build_id": vm["build"],
                     "new_build_id": build_id,
                     "kvm_build_id_before": vm.get("kvm"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -17,6 +18,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host imp
     is_there,
     opened,
 )
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Claim, Lease, LeaseError
 
 
 def main() -> None:
@@ -31,28 +33,40 @@ def main() -> None:
             "order": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
             "parallel": {"type": "int"},
+            "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
             "pause_budgets_ms": {"type": "dict"},
             "vm_classes": {"type": "dict"},
             "prepare_timeout_s": {"type": "int"},
             "probes": {"type": "dict"},
             "rollout_id": {},
+            "lease": {"type": "dict"},
             "transaction_id": {},
             "wait_s": {"type": "int"},
         },
         supports_check_mode=True,
     )
     build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
+    key = f"{module.params['rollout_id']} {build_id} {module.params['vms']}"
+    if module.params["lease"] and not module.check_mode:
+        lease = {name: int(value) if name != "owner" else value for name, value in module.params["lease"].items()}
+        try:
+            Lease(Path(module.params["state_dir"])).take(Claim.of(module.params["rollout_id"], lease))
+        except LeaseError as exc:
+            module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
     with opened(module.params["state_dir"], "plan" if module.check_mode else "upgrade") as host:
         vms = chosen(host, module.params["vms"])
         fifo = host.get("wait_on")
         dies = host.pop("dies", False)
         begun = host.pop("begun", None)
+        told = host.get("told", {}).get(key)
         if begun:
             host.setdefault("budgets_ms", []).append(module.params["pause_budgets_ms"])
         idle = all(is_there(vm, build_id, kvm_build_id) for vm in vms.values())
         if not (module.check_mode or begun or idle):
             host["begun"] = True
+    if told and not module.check_mode:
+        module.exit_json(**told)  # as the real one does for a rollout that it has worked for
     if dies:
         os.kill(os.getpid(), signal.SIGKILL)
     if module.check_mode:
@@ -93,6 +107,8 @@ def main() -> None:
     bad = [f"VM {vm['name']}: {vm['outcome']}" for vm in results if vm["outcome"] not in ("upgraded", "already")]
     if bad:
         module.fail_json(msg="; ".join(bad), **answer)
+    with opened(module.params["state_dir"], "told") as host:
+        host.setdefault("told", {})[key] = answer
     module.exit_json(**answer, pid=os.getpid())
 
 

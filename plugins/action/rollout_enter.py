@@ -1,0 +1,49 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Enter a wave: is it time, and what of it was done before the run was cut?"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import WaveState, wave_state
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.windows import describe, is_open
+
+
+class ActionModule(ControllerAction):
+    """See the module documentation of ``rollout_enter``."""
+
+    ARGUMENT_SPEC = {"journal": {"type": "path", "required": True}}
+
+    def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Stop before a wave whose maintenance window is closed; one that has begun is brought to its end."""
+        journal = Journal(Path(arguments["journal"]))
+        events = journal.read()
+        require_owner(events, os.getppid())
+        begin = events[0]
+        host = str(task_vars["inventory_hostname"])
+        wave = next((index for index, hosts in enumerate(begin["waves"]) if host in hosts), None)
+        if wave is None:
+            # Told host by host, as each asks for its turn.
+            return {"wave": None, "stop": False, "reason": "", **asdict(WaveState([], {}, {}))}
+        state = wave_state(events, wave)
+        begun = any(event["event"] in ("started", "gate") and event["wave"] == wave for event in events)
+        windows = begin.get("windows") or {}
+        now = datetime.datetime.now(datetime.timezone.utc)
+        closed = [name for name in begin["waves"][wave] if not is_open(windows.get(name, []), now)]
+        reason = ""
+        if closed and not begun and not self.is_plan:
+            reason = (
+                f"the maintenance window of {', '.join(closed)} is closed ({describe(windows[closed[0]])}); go on in it with "
+                f"-e upgrade_resume={begin['rollout_id']}"
+            )
+            journal.append("paused", wave=wave, reason=reason)
+            self.say(f"[wave {wave}] not entered: {reason}")
+        return {"wave": wave, "stop": bool(reason), "reason": reason, **asdict(state)}
