@@ -19,6 +19,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import RENDERERS, planned_outputs
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
     load_report,
     previous_builds,
@@ -41,6 +42,10 @@ class ActionModule(ControllerAction):
         "waves": {"type": "list", "elements": "raw", "required": True},
         "downtime_budget_ms": {"type": "float"},
         "report": {"type": "path", "required": True},
+        # Not of type path: an empty one stands for "do not write it".
+        "html": {"type": "str"},
+        "junit": {"type": "str"},
+        "prometheus": {"type": "str"},
         "previous_report": {"type": "path"},
         "vms": {"type": "list", "elements": "str", "default": []},
     }
@@ -55,7 +60,7 @@ class ActionModule(ControllerAction):
         report = Path(arguments["report"]).absolute()
         if self.is_plan:
             # The report of what was done is what a roll-back goes by: a plan must not take its place.
-            report = report.with_name(f"{report.stem}.plan{report.suffix}")
+            report = _of_plan(report)
         journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()
@@ -71,6 +76,7 @@ class ActionModule(ControllerAction):
             waves=waves,
             downtime_budget_ms=arguments["downtime_budget_ms"],
             report=str(report),
+            outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             owner_pid=owner_pid,
         )
         rollout = {
@@ -90,6 +96,18 @@ class ActionModule(ControllerAction):
         for index, hosts in enumerate(waves):
             self.say(f"  wave {index}{' (canary)' if index == 0 and len(waves) > 1 else ''}: {', '.join(hosts)}")
         return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}
+
+
+def _asked_outputs(arguments: Mapping[str, Any], is_plan: bool) -> dict[str, str | None]:
+    """What a plan writes never takes the place of what tells of a rollout, and it has no metrics."""
+    asked = {kind: arguments[kind] for kind in RENDERERS}
+    if not is_plan:
+        return asked
+    return {kind: path and str(_of_plan(Path(path))) for kind, path in asked.items()} | {"prometheus": ""}
+
+
+def _of_plan(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.plan{path.suffix}")
 
 
 def _require_localhost(task_vars: Mapping[str, Any]) -> None:

@@ -1,0 +1,301 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the page tells of a report besides the drawings: figures, who ended where, what went wrong. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import (
+    amount,
+    milliseconds,
+    seconds_between,
+)
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+
+Report = Mapping[str, Any]
+Record = Mapping[str, Any]
+
+ALL_VMS = "all VMs"
+OTHER_VMS = "no class"
+_REASONS_IN_HEADLINE = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that the page starts with."""
+
+    label: str
+    value: str
+    detail: str
+    tone: str = "plain"
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many VMs ended in the same place."""
+
+    label: str
+    count: int
+    tone: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that went wrong, and how things stand since."""
+
+    wave: int
+    where: str
+    what: str
+    why: str
+    now: str
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """What the roll-back of a wave came to."""
+
+    wave: int
+    hosts: int
+    hosts_failed: list[str]
+    vms: int
+    vms_failed: int
+    longest_ms: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Hosts on which the same was done to the KVM cores."""
+
+    hosts: list[str]
+    steps: list[str]
+
+
+@dataclass(frozen=True)
+class VmRow:
+    """A row of the list of all VMs."""
+
+    vm: Record
+    budget_ms: float | None
+    over: bool
+    outcome: str
+    tone: str
+
+
+def headline(report: Report) -> list[str]:
+    """Return why the rollout ended as it did, in a few lines: a wave of hundreds of VMs may have as many reasons."""
+    failed = next((wave for wave in report["waves"] if wave["gate"] and wave["gate"]["verdict"] != PASS), None)
+    if failed is None or report["verdict"] != "failed":
+        return [report["exit_reason"]]
+    reasons = failed["gate"]["reasons"]
+    undone = " and was rolled back" if failed["rolled_back"] else ""
+    untouched = sum(1 for host in report["hosts"] if host["outcome"] == "not_attempted")
+    later = f" {amount(untouched, 'host')} of later waves stayed untouched." if untouched else ""
+    lines = [f"Wave {failed['index']} did not pass the gate{undone}.{later}", *reasons[:_REASONS_IN_HEADLINE]]
+    more = len(reasons) - _REASONS_IN_HEADLINE
+    return [*lines, *([f"\N{HORIZONTAL ELLIPSIS} and {amount(more, 'more reason')}, below"] if more > 0 else [])]
+
+
+def figures(report: Report) -> list[Figure]:
+    """Return the numbers that the page starts with."""
+    vms, hosts, waves = report["vms"], report["hosts"], report["waves"]
+    pauses = [vm["downtime_ms"] for vm in vms if vm["downtime_ms"] is not None]
+    there = sum(1 for vm in vms if _standing(vm) == "there")
+    passed = sum(1 for wave in waves if wave["gate"] and wave["gate"]["verdict"] == PASS)
+    wrong = len({problem.where for problem in problems(report)})
+    back = report["summary"]["undone"]
+    touched = sum(1 for host in hosts if host["outcome"] != "not_attempted")
+    goal = "Would be moved" if report["mode"] == "plan" else "VMs on the build asked for"
+    return [
+        Figure("Waves passed", f"{passed} of {len(waves)}", f"{touched} of {amount(len(hosts), 'host')} had a turn"),
+        Figure(goal, f"{there:,} of {len(vms):,}", "of all VMs that were looked at"),
+        Figure(
+            "Longest pause",
+            milliseconds(max(pauses, default=None)),
+            f"median {milliseconds(statistics.median(pauses) if pauses else None)}, {len(pauses):,} measured",
+        ),
+        Figure("Rolled back", f"{back:,}", "VMs, with their wave", "undo" if back else "plain"),
+        Figure("Went wrong", f"{wrong:,}", "hosts and VMs, all listed below", "bad" if wrong else "ok"),
+    ]
+
+
+_PLACES = {
+    "there": ("on the build asked for", "ok"),
+    "planned": ("would be moved", "ok"),
+    "back": ("rolled back with their wave", "undo"),
+    "before": ("stayed on the build before", "plain"),
+    "look": ("a person must look", "bad"),
+}
+
+
+def standing(report: Report) -> list[Part]:
+    """Return how many VMs ended where, in the order in which a bar shows them."""
+    found = [_standing(vm) if report["mode"] == "apply" else _planned(vm) for vm in report["vms"]]
+    return [
+        Part(label, found.count(place), tone, found.count(place) / len(found))
+        for place, (label, tone) in _PLACES.items()
+        if found.count(place)
+    ]
+
+
+def builds(report: Report) -> list[tuple[str, str, int]]:
+    """Return every build that a VM came from or went to, in full: id, whether it was left or reached, how many VMs."""
+    found: dict[tuple[str, str], int] = {}
+    for vm in report["vms"]:
+        kvm = vm.get("kvm") or {"from": None, "to": None}
+        for before, after in ((vm["old_build_id"], vm["new_build_id"]), (kvm["from"], kvm["to"])):
+            if vm["outcome"] == "upgraded" and before != after:
+                for build, way in ((before, "left"), (after, "reached")):
+                    if build is not None:
+                        found[build, way] = found.get((build, way), 0) + 1
+    return [(build, way, count) for (build, way), count in sorted(found.items())]
+
+
+def problems(report: Report) -> list[Problem]:
+    """Return everything that went wrong, in the order of the waves: hosts before their VMs."""
+    found = [*_host_problems(report), *_vm_problems(report)]
+    return sorted(found, key=lambda problem: problem.wave)
+
+
+def rollbacks(report: Report) -> list[WayBack]:
+    """Return what the roll-back of each wave came to that had one."""
+    found = []
+    for wave in report["waves"]:
+        if not wave["rolled_back"]:
+            continue
+        hosts = [host for host in report["hosts"] if host["wave"] == wave["index"] and host["rollback"]]
+        moved = [vm["rollback"] for vm in report["vms"] if vm["wave"] == wave["index"] and vm["rollback"]]
+        ends = [host["rollback_finished"] for host in hosts if host.get("rollback_finished")]
+        judged = wave.get("judged")
+        found.append(
+            WayBack(
+                wave=wave["index"],
+                hosts=len(hosts),
+                hosts_failed=[host["name"] for host in hosts if host["rollback"] != "ok"],
+                vms=sum(1 for entry in moved if entry["outcome"] in GOOD_OUTCOMES),
+                vms_failed=sum(1 for entry in moved if entry["outcome"] not in GOOD_OUTCOMES),
+                longest_ms=max((e["downtime_ms"] for e in moved if e["downtime_ms"] is not None), default=None),
+                seconds=seconds_between(judged, max(ends)) if judged and ends else None,
+            )
+        )
+    return found
+
+
+def cores(report: Report) -> list[Cores]:
+    """Return what was done to the KVM cores, hosts with the same together."""
+    would = "to be " if report["mode"] == "plan" else ""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for host in report["hosts"]:
+        kvm = host.get("kvm")
+        if not kvm:
+            continue
+        steps = [f"{core} {would}loaded" for core in kvm["loaded"]]
+        steps += [f"{kvm['default']} made the default"] if kvm["default"] else []
+        steps += [f"{core} unloaded" for core in kvm["unloaded"]]
+        steps += [f"{kept['core']} kept: {kept['reason']}" for kept in kvm["kept"]]
+        if steps:
+            found.setdefault(tuple(steps), []).append(host["name"])
+    return [Cores(hosts, list(steps)) for steps, hosts in found.items()]
+
+
+def vm_rows(report: Report) -> list[VmRow]:
+    """Return a row per VM, in the order of the waves."""
+    budget_ms = report["downtime_budget_ms"]
+    rows = []
+    for vm in sorted(report["vms"], key=lambda vm: (vm["wave"], vm["host"], vm["name"])):
+        outcome = vm["outcome"].replace("_", " ")
+        if vm["rollback"]:
+            undone = vm["rollback"]["outcome"] in GOOD_OUTCOMES
+            outcome += ", rolled back" if undone else f", roll-back {vm['rollback']['outcome'].replace('_', ' ')}"
+        tone = _PLACES[_standing(vm) if report["mode"] == "apply" else _planned(vm)][1]
+        rows.append(VmRow(vm, budget_of(vm, budget_ms), is_over_budget(vm, budget_ms), outcome, tone))
+    return rows
+
+
+def hosts_without_vms(report: Report) -> list[Record]:
+    """Return the hosts of which no VM is known."""
+    known = {vm["host"] for vm in report["vms"]}
+    return [host for host in report["hosts"] if host["name"] not in known]
+
+
+def class_of(vm: Record, report: Report) -> str:
+    """Return what the page calls the class of a VM."""
+    if vm["vm_class"] is not None:
+        return str(vm["vm_class"])
+    return OTHER_VMS if any(other["vm_class"] for other in report["vms"]) else ALL_VMS
+
+
+def _standing(vm: Record) -> str:
+    outcome = vm["outcome"]
+    if vm["rollback"]:
+        return "back" if vm["rollback"]["outcome"] in GOOD_OUTCOMES else "look"
+    if outcome in ("upgraded", "already"):
+        return "there"
+    return "look" if outcome in ("failed", "lost") else "before"
+
+
+def _planned(vm: Record) -> str:
+    return {"planned": "planned", "already": "there"}.get(vm["outcome"], "before")
+
+
+def _host_problems(report: Report) -> Iterator[Problem]:
+    vms_that_tell = {vm["host"] for vm in report["vms"] if vm["outcome"] not in GOOD_OUTCOMES}
+    for host in report["hosts"]:
+        outcome, reason = host["outcome"], host["reason"] or "no reason was recorded"
+        if outcome in ("unreachable", "interrupted"):
+            now = "the host finishes or undoes what it began; the same command again tells what came of it"
+            yield Problem(host["wave"], host["name"], outcome, reason, now)
+        elif outcome == "failed" and host["name"] not in vms_that_tell and not _is_regression(host, report):
+            yield Problem(host["wave"], host["name"], "failed", reason, _back_or(host["rollback"], "as the reason says"))
+        if host["rollback"] not in (None, "ok"):
+            now = "a person must look: its VMs may be on either build"
+            yield Problem(host["wave"], host["name"], f"roll-back {host['rollback']}", reason, now)
+
+
+def _is_regression(host: Record, report: Report) -> bool:
+    own = [vm for vm in report["vms"] if vm["host"] == host["name"]]
+    return any((vm["health"] or {}).get("regressions") for vm in own)
+
+
+_NOW = {
+    "refused": "not touched; runs on what it ran before",
+    "not_attempted": "not touched; runs on what it ran before",
+    "rolled_back": "taken back by the old process; runs on what it ran before",
+    "failed": "a person must look at it",
+    "lost": "the guest is gone; start it anew",
+}
+
+
+def _vm_problems(report: Report) -> Iterator[Problem]:
+    budget_ms = report["downtime_budget_ms"]
+    for vm in report["vms"]:
+        where, outcome = f"{vm['host']}/{vm['name']}", vm["outcome"]
+        undone = (vm["rollback"] or {}).get("outcome")
+        back = _back_or(
+            undone and ("ok" if undone in GOOD_OUTCOMES else undone), f"stays on {vm['new_build_id'] or 'its build'}"
+        )
+        if outcome not in GOOD_OUTCOMES:
+            why = vm["error"] or vm["reason"] or "no reason was recorded"
+            yield Problem(vm["wave"], where, outcome.replace("_", " "), why, _NOW[outcome])
+        elif is_over_budget(vm, budget_ms):
+            limit = milliseconds(budget_of(vm, budget_ms))
+            yield Problem(
+                vm["wave"], where, "pause too long", f"{milliseconds(vm['downtime_ms'])}, budget {limit}", back
+            )
+        regressions = (vm["health"] or {}).get("regressions")
+        if regressions:
+            yield Problem(vm["wave"], where, "less healthy than before", "; ".join(regressions), back)
+        if undone and undone not in GOOD_OUTCOMES:
+            why = vm["rollback"]["error"] or "no reason was recorded"
+            yield Problem(vm["wave"], where, f"roll-back {undone.replace('_', ' ')}", why, _NOW["failed"])
+
+
+def _back_or(rollback: str | None, otherwise: str) -> str:
+    return {"ok": "rolled back with its wave", None: otherwise}.get(rollback, "a person must look at it")
