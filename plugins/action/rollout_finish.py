@@ -11,8 +11,13 @@ from typing import Any
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
+    outputs_of,
+    write_outputs,
+    write_report,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
 
 
 class ActionModule(ControllerAction):
@@ -29,13 +34,16 @@ class ActionModule(ControllerAction):
         path = Path(events[0]["report"])
         write_report(report, path)
         lock.release(report["rollout_id"])
+        outputs = outputs_of(events[0])
+        write_outputs(report, outputs)
         if report["mode"] == "plan":
             journal.path.unlink()
-        self.say(f"\n{render_table(report)}\nreport: {path}\n")
+        self.say(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")
         return {
             "failed": report["verdict"] != "ok",
             "msg": report["exit_reason"],
             "verdict": report["verdict"],
             "summary": report["summary"],
             "report": str(path),
+            "outputs": outputs,
         }

@@ -62,7 +62,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the browser with all its processes: one that lives a moment longer still writes into the profile."""
         for descriptor in (self._to, self._from):
             os.close(descriptor)
@@ -118,7 +120,9 @@ class Browser:
 
     def print(self) -> bytes:
         """Return the page as it prints, as PDF."""
-        answer = self.ask("Page.printToPDF", preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, printBackground=True)
+        answer = self.ask(
+            "Page.printToPDF", preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, printBackground=True
+        )
         return base64.b64decode(answer["data"])
 
     def _messages(self) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,12 @@ VMS = 200
 _BAD_WAVE = 3
 _HOSTS_WITH_VMS = sum(WAVES[: _BAD_WAVE + 1])
 _START = datetime.datetime(2026, 11, 24, 21, 0, 4, 118000, tzinfo=datetime.timezone.utc)
-_ROLES = (("realtime", "voip", 6.1, 0.22), ("standard", "web", 11.4, 0.30), ("standard", "db", 15.2, 0.28), ("batch", "ci", 34.0, 0.45))
+_ROLES = (
+    ("realtime", "voip", 6.1, 0.22),
+    ("standard", "web", 11.4, 0.30),
+    ("standard", "db", 15.2, 0.28),
+    ("batch", "ci", 34.0, 0.45),
+)
 _SERIAL = "serial: soft lockup: watchdog: BUG: soft lockup - CPU#3 stuck for 22s!"
 
 
@@ -76,11 +81,19 @@ class _Story:
             self._now = begun + datetime.timedelta(seconds=0.7 * index)
             start = self._now
             self._tell("started", host=host, wave=wave)
-            vms = [self._vm(wave, index) for _ in range(VMS // _HOSTS_WITH_VMS + (self._host_number(wave, index) % 4 == 0))]
+            vms = [
+                self._vm(wave, index) for _ in range(VMS // _HOSTS_WITH_VMS + (self._host_number(wave, index) % 4 == 0))
+            ]
             ended = start + datetime.timedelta(seconds=9 + self._random.random() * 3)
             for vm in vms:
                 ended += datetime.timedelta(seconds=3.5 + self._random.random() * 4)
-                told = {"host": host, "wave": wave, "name": vm["name"], "outcome": vm["outcome"], "downtime_ms": vm["downtime_ms"]}
+                told = {
+                    "host": host,
+                    "wave": wave,
+                    "name": vm["name"],
+                    "outcome": vm["outcome"],
+                    "downtime_ms": vm["downtime_ms"],
+                }
                 timed.append((ended, "vm", told))
             ended += datetime.timedelta(seconds=12)
             records.append(self._record(host, wave, vms))
@@ -119,13 +132,26 @@ class _Story:
             "new_build_id": NEW if moved else OLD,
             "kvm_build_id_before": OLD_KVM,
             "kvm_build_id": NEW_KVM if moved else OLD_KVM,
-            "error": None if moved else "the new process had not loaded the guest within its budget of 200 ms; it was killed, the old one runs on",
+            "error": (
+                None
+                if moved
+                else "the new process had not loaded the guest within its budget of 200 ms; it was killed, the old one runs on"
+            ),
         }
 
     def _record(self, host: str, wave: int, vms: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sick = vms[0] if wave == _BAD_WAVE and host == self._waves[wave][9] else None
         problem = {"check": "serial", "message": _SERIAL.partition(": ")[2], "subject": ""}
-        after = {"vms": [{"name": vm["name"], "problems": [problem] if vm is sick else [], "regressions": [problem] if vm is sick else []} for vm in vms]}
+        after = {
+            "vms": [
+                {
+                    "name": vm["name"],
+                    "problems": [problem] if vm is sick else [],
+                    "regressions": [problem] if vm is sick else [],
+                }
+                for vm in vms
+            ]
+        }
         before = {"vms": [{"name": vm["name"], "problems": []} for vm in vms]}
         records = vm_records({}, before, {"vms": vms}, after)
         bad = any(vm["outcome"] != "upgraded" for vm in vms)
@@ -147,7 +173,10 @@ class _Story:
         for record in records:
             vms = [
                 {
-                    **{key: vm[key] for key in ("name", "mechanism", "reason", "vm_class", "total_ms", "cpu_s", "extra_memory_mib")},
+                    **{
+                        key: vm[key]
+                        for key in ("name", "mechanism", "reason", "vm_class", "total_ms", "cpu_s", "extra_memory_mib")
+                    },
                     "outcome": "upgraded",
                     "downtime_ms": round(7 + self._random.random() * 14, 3),
                     "downtime_source": "guest-ram-word",
@@ -162,7 +191,18 @@ class _Story:
                 if vm["outcome"] == "upgraded"
             ]
             end = begun + datetime.timedelta(seconds=6 + 1.7 * len(vms) + self._random.random() * 5)
-            ends.append((end, {**record, "outcome": "ok", "reason": None, "vms": vm_records({}, {}, {"vms": vms}, {}), "kvm": _cores(unloaded=[NEW_KVM])}))
+            ends.append(
+                (
+                    end,
+                    {
+                        **record,
+                        "outcome": "ok",
+                        "reason": None,
+                        "vms": vm_records({}, {}, {"vms": vms}, {}),
+                        "kvm": _cores(unloaded=[NEW_KVM]),
+                    },
+                )
+            )
         for end, fields in sorted(ends, key=lambda entry: entry[0]):
             self._now = end
             self._tell("rollback", **fields)
@@ -195,7 +235,9 @@ def _gate(hosts: Sequence[str], records: Sequence[Event]) -> dict[str, Any]:
         for host, vm in vms
         if vm["outcome"] == "upgraded" and vm["downtime_ms"] > vm["pause_budget_ms"]
     ]
-    sick = [f"{host}/{vm['name']}: less healthy than before: {_SERIAL}" for host, vm in vms if vm["health"]["regressions"]]
+    sick = [
+        f"{host}/{vm['name']}: less healthy than before: {_SERIAL}" for host, vm in vms if vm["health"]["regressions"]
+    ]
     reasons = [*bad, *slow, *sick]
     failures = len({reason.split(":")[0] for reason in reasons})
     bound = _upper_bound(failures, len(vms))
@@ -219,7 +261,11 @@ def _gate(hosts: Sequence[str], records: Sequence[Event]) -> dict[str, Any]:
             "failure_rate_upper_bound": bound,
             "confidence": 0.95,
         },
-        "checks": [_failure_check(failures, len(vms), bound), *_downtime_checks([vm for _host, vm in vms]), _health_check(len(sick), len(vms))],
+        "checks": [
+            _failure_check(failures, len(vms), bound),
+            *_downtime_checks([vm for _host, vm in vms]),
+            _health_check(len(sick), len(vms)),
+        ],
     }
 
 
@@ -275,7 +321,11 @@ def _health_check(regressions: int, n: int) -> dict[str, Any]:
         "limit": 0.0,
         "confidence": None,
         "n_needed": None,
-        "text": f"{regressions} of {n} VMs are less healthy than before." if regressions else "No VM is less healthy than before.",
+        "text": (
+            f"{regressions} of {n} VMs are less healthy than before."
+            if regressions
+            else "No VM is less healthy than before."
+        ),
     }
 
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree  # only written with, never parsed
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds
 
 Report = Mapping[str, Any]
 Case = ElementTree.Element
@@ -68,6 +69,9 @@ def _vm_case(vm: Mapping[str, Any], report: Report) -> Case:
         _mark(case, "skipped", "not attempted", vm["error"])
     elif vm["outcome"] not in GOOD_OUTCOMES:
         _mark(case, "failure", vm["outcome"].replace("_", " "), vm["error"] or vm["reason"])
+    elif is_over_budget(vm, report["downtime_budget_ms"]):
+        limit = budget_of(vm, report["downtime_budget_ms"])
+        _mark(case, "failure", "pause too long", f"{milliseconds(vm['downtime_ms'])}, budget {milliseconds(limit)}")
     elif not is_good(vm):
         _mark(case, "failure", "less healthy than before", health)
     elif vm["rollback"]:

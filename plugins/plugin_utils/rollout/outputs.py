@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import write_atomically
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, write_atomically
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.junit import render_junit
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.metrics import render_metrics
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.page import render_page
@@ -35,6 +35,11 @@ def planned_outputs(report_path: Path, asked: Mapping[str, str | None]) -> dict[
     beside = {kind: str(report_path.with_name(report_path.stem + suffix)) for kind, suffix in _BESIDE.items()}
     chosen = {**beside, **{kind: path for kind, path in asked.items() if path is not None}}
     return {kind: str(Path(path).expanduser().absolute()) for kind, path in chosen.items() if path}
+
+
+def outputs_of(begin: Event) -> dict[str, str]:
+    """Return where to write what, by the first event of a journal; one of a version that wrote JSON alone has none."""
+    return dict(begin.get("outputs") or {})
 
 
 def write_report(report: Report, path: Path) -> None:

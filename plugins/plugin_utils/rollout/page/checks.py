@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import amount, milliseconds, percent
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import amount, milliseconds, percent
 
 Record = Mapping[str, Any]
 

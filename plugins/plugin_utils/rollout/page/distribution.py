@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import CONFIDENCE
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import budget_of, is_over_budget
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.facts import class_of
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import milliseconds, percent
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds, percent
 
 Report = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -75,15 +75,11 @@ def draw(report: Report) -> Distribution | None:
     for vm in report["vms"]:
         if vm["downtime_ms"] is not None or vm["outcome"] == "upgraded":
             classes.setdefault(class_of(vm, report), []).append(vm)
-    measured = {
-        name: vms for name, vms in sorted(classes.items()) if any(vm["downtime_ms"] is not None for vm in vms)
-    }
+    measured = {name: vms for name, vms in sorted(classes.items()) if any(vm["downtime_ms"] is not None for vm in vms)}
     if not measured:
         return None
     scale = _Scale([value for vms in measured.values() for value in _drawn(vms, report)])
-    rows = [
-        _row(name, vms, report, scale, _TOP + index * _ROW) for index, (name, vms) in enumerate(measured.items())
-    ]
+    rows = [_row(name, vms, report, scale, _TOP + index * _ROW) for index, (name, vms) in enumerate(measured.items())]
     return Distribution(
         height=_TOP + len(rows) * _ROW + 26,
         rows=rows,
@@ -146,9 +142,7 @@ def _row(name: str, vms: Sequence[Record], report: Report, scale: _Scale, y: flo
     )
 
 
-def _columns(
-    pauses: Sequence[float], over: Sequence[bool], scale: _Scale, base: float
-) -> tuple[list[Column], int]:
+def _columns(pauses: Sequence[float], over: Sequence[bool], scale: _Scale, base: float) -> tuple[list[Column], int]:
     """VMs over the budget stand on top of those within it, where the budget lies within the width of a column."""
     counts: dict[int, list[int]] = {}
     for pause_ms, is_over in zip(pauses, over):

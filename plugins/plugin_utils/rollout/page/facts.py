@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import (
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     milliseconds,
     seconds_between,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
 
 Report = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -253,7 +253,9 @@ def _host_problems(report: Report) -> Iterator[Problem]:
             now = "the host finishes or undoes what it began; the same command again tells what came of it"
             yield Problem(host["wave"], host["name"], outcome, reason, now)
         elif outcome == "failed" and host["name"] not in vms_that_tell and not _is_regression(host, report):
-            yield Problem(host["wave"], host["name"], "failed", reason, _back_or(host["rollback"], "as the reason says"))
+            yield Problem(
+                host["wave"], host["name"], "failed", reason, _back_or(host["rollback"], "as the reason says")
+            )
         if host["rollback"] not in (None, "ok"):
             now = "a person must look: its VMs may be on either build"
             yield Problem(host["wave"], host["name"], f"roll-back {host['rollback']}", reason, now)

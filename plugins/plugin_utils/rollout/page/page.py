@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page import checks, distribution, facts, timeline
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import (
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     clock,
     milliseconds,
@@ -29,15 +30,9 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 def render_page(report: Report) -> str:
     """Return the page of ``report``. Every value is escaped."""
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(ms=milliseconds, clock=clock, build=short_build, amount=amount)
-    return environment.get_template("report.html.j2").render(
+    digest = _digest(report)
+    report = _completed(report)
+    return _template().render(
         report=report,
         headline=facts.headline(report),
         figures=facts.figures(report),
@@ -52,8 +47,27 @@ def render_page(report: Report) -> str:
         distribution=distribution.draw(report),
         checks={wave["index"]: checks.rows(wave["gate"]) for wave in report["waves"] if wave["gate"]},
         duration=span(report["started"], report["finished"]),
-        digest=_digest(report),
+        digest=digest,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(ms=milliseconds, clock=clock, build=short_build, amount=amount)
+    return environment.get_template("report.html.j2")
+
+
+def _completed(report: Report) -> Report:
+    """The report with what versions before did not keep as not known."""
+    known: dict[str, Any] = {"kvm": None, "vm_class": None, "pause_budget_ms": None, "finished": None}
+    return {"kvm_build": None, **report, "vms": [{**known, **vm} for vm in report["vms"]]}
 
 
 def _digest(report: Report) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.words import (
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     duration,
     seconds_between,
     span,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
 
 Report = Mapping[str, Any]
 Record = Mapping[str, Any]

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the page words quantities. PRIVATE to the collection."""
+"""How people are told quantities. PRIVATE to the collection."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def parsed(moment: str) -> datetime.datetime:
 
 
 def short_build(build_id: str | None) -> str:
-    """Return a build id with half of its hash, enough to tell builds apart on one page, which lists the whole ids."""
-    return "\N{EN DASH}" if build_id is None else _HASH.sub(lambda found: f"-{found[1][:8]}", build_id)
+    """Return a build id with the head of its hash, enough to tell builds apart on one page, which lists the whole ids."""
+    return "\N{EN DASH}" if build_id is None else _HASH.sub(lambda found: f"-{found[1][:6]}", build_id)
