@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -409,15 +408,3 @@ def test_requests_that_cannot_be_carried_out_touch_nothing(fleet: Fleet) -> None
         assert run.exit_status != 0, (variables, run.output)
     assert "calls" not in fleet.host("h1")
     assert fleet.locks() == []
-
-
-def test_the_page_draws_the_downtimes(fleet: Fleet) -> None:
-    fleet.add_host("h1", {"<b>vm": {}})
-    assert fleet.upgrade().exit_status == 0
-
-    run = fleet.run("report", report_html="page.html")
-
-    assert run.exit_status == 0, run.output
-    page = Path(fleet.root / "page.html").read_text()
-    assert "<svg" in page
-    assert "<b>vm" not in page
