@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,21 +35,15 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="vmm-browser-")
         from_us, self._to = os.pipe()
         self._from, to_us = os.pipe()
-        # The protocol is spoken on descriptors 3 and 4 of the browser.
-        self._process = subprocess.Popen(
+        self._pid = _spawn(
             [
-                *("sh", "-c", f'exec 3<&{from_us} 4>&{to_us}; exec "$@"', "sh"),
                 *(program, "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
                 *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
                 *(f"--user-data-dir={self._profile.name}", "about:blank"),
             ],
-            pass_fds=(from_us, to_us),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            from_us,
+            to_us,
         )
-        os.close(from_us)
-        os.close(to_us)
         self._buffer = b""
         self._last_id = 0
         self._session: str | None = None
@@ -69,10 +63,10 @@ class Browser:
         for descriptor in (self._to, self._from):
             os.close(descriptor)
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
         deadline = time.monotonic() + _TIMEOUT_S
-        while _group_lives(self._process.pid) and time.monotonic() < deadline:
+        while _group_lives(self._pid) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._profile.cleanup()
 
@@ -110,11 +104,10 @@ class Browser:
             raise BrowserError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def picture(self, height: int | None = None, top: int = 0) -> bytes:
-        """Return the page as PNG from ``top`` on, to its end or of ``height``."""
+    def picture(self, height: int) -> bytes:
+        """Return the upper part of the page as PNG."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        left = size["height"] - top
-        clip = {"x": 0, "y": top, "width": size["width"], "height": min(height or left, left), "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, size["height"]), "scale": 1}
         answer = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(answer["data"])
 
@@ -135,6 +128,17 @@ class Browser:
             if not chunk:
                 raise BrowserError(f"{PROGRAM} ended")
             self._buffer += chunk
+
+
+def _spawn(argv: list[str], reads: int, writes: int) -> int:
+    """Start ``argv`` in a session of its own and return its pid. The protocol is spoken on its descriptors 3 and 4."""
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (reads, writes)]
+    silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+    spoken = [(os.POSIX_SPAWN_DUP2, high[0], 3), (os.POSIX_SPAWN_DUP2, high[1], 4)]
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[*silent, *spoken], setsid=True)
+    for descriptor in (*high, reads, writes):
+        os.close(descriptor)
+    return pid
 
 
 def _group_lives(group: int) -> bool:

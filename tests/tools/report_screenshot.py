@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Draws docs/report.png anew: the page of the rollout in rollout_story.py, as a browser shows it.
 
-report_screenshot.py [--scheme dark] [--height PIXELS] [--out FILE]
+report_screenshot.py [--scheme dark] [--until ID] [--width PIXELS] [--out FILE]
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report im
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the screenshot of a report.")
     parser.add_argument("--scheme", choices=["light", "dark"], default="light")
-    parser.add_argument("--height", type=int, default=2000, help="cut it there; 0 for the whole page")
-    parser.add_argument("--top", type=int, default=0)
+    parser.add_argument("--until", default="pauses-title", help="id of the heading of the last section to show")
     parser.add_argument("--width", type=int, default=1180)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "report.png")
     arguments = parser.parse_args()
@@ -31,7 +30,9 @@ def main() -> None:
         page = Path(folder) / "report.html"
         page.write_text(render_page(build_report(journal(), aborted=False)), encoding="utf-8")
         with shown(page, scheme=arguments.scheme, width=arguments.width) as browser:
-            arguments.out.write_bytes(browser.picture(arguments.height or None, arguments.top))
+            section = f"document.getElementById('{arguments.until}').closest('section')"
+            height = round(browser.value(f"{section}.getBoundingClientRect().bottom")) + 16
+            arguments.out.write_bytes(browser.picture(height))
 
 
 if __name__ == "__main__":
