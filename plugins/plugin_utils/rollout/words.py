@@ -45,9 +45,14 @@ def duration(seconds: float) -> str:
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole} s"
-    large, small, units = (whole, 60, ("min", "s")) if whole < 3600 else (whole // 60, 60, ("h", "min"))
-    rest = f" {large % small:02d} {units[1]}" if large % small else ""
-    return f"{large // small} {units[0]}{rest}"
+    if whole < 3600:
+        return _two_units(whole, 60, "min", "s")
+    return _two_units(whole // 60, 60, "h", "min") if whole < 86400 else _two_units(whole // 3600, 24, "d", "h")
+
+
+def _two_units(small: int, per_large: int, large_unit: str, small_unit: str) -> str:
+    rest = f" {small % per_large:02d} {small_unit}" if small % per_large else ""
+    return f"{small // per_large} {large_unit}{rest}"
 
 
 def seconds_between(start: str, end: str) -> float:

@@ -68,10 +68,13 @@ def test_it_loads_without_a_complaint_and_is_drawn(browser: Browser, page: Path,
     picture = browser.picture(900)
     assert complaints(browser) == []
     assert struct.unpack(">II", picture[16:24]) == (1180, 900)
-    assert browser.value("getComputedStyle(document.body).backgroundColor") == {
-        "light": "rgb(243, 245, 248)",
-        "dark": "rgb(14, 19, 25)",
-    }[scheme]
+    assert (
+        browser.value("getComputedStyle(document.body).backgroundColor")
+        == {
+            "light": "rgb(243, 245, 248)",
+            "dark": "rgb(14, 19, 25)",
+        }[scheme]
+    )
     assert browser.value("document.querySelectorAll('svg.chart').length") == 2
     assert browser.value("document.querySelector('h1').innerText").startswith("qemu-11.1.1-")
     assert browser.value(_OVERLAPS) == []

@@ -46,13 +46,17 @@ def test_page_and_junit_are_beside_the_report_and_metrics_where_asked(fleet: Fle
     assert report["vms"][0]["finished"] <= report["hosts"][0]["finished"] <= report["waves"][0]["judged"]
     assert report["waves"][0]["finished"] <= report["finished"]
 
-    again = fleet.run("report", report_html="build/results/upgrade.html", report_junit="j.xml", report_prometheus="p.prom")
+    again = fleet.run(
+        "report", report_html="build/results/upgrade.html", report_junit="j.xml", report_prometheus="p.prom"
+    )
 
     assert again.exit_status == 0, again.output
     assert (fleet.root / "build" / "results" / "upgrade.html").read_text() == page
     assert (fleet.root / "j.xml").read_text() == (fleet.root / "build" / "results" / "upgrade.junit.xml").read_text()
     assert (fleet.root / "p.prom").read_text() == (fleet.root / "metrics" / "vmm.prom").read_text()
-    third = fleet.run("report", report_html="build/results/upgrade.html", report_junit="j.xml", report_prometheus="p.prom")
+    third = fleet.run(
+        "report", report_html="build/results/upgrade.html", report_junit="j.xml", report_prometheus="p.prom"
+    )
     assert "changed=0" in third.output
 
 

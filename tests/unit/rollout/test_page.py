@@ -308,7 +308,16 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("seconds", "told"),
-        [(0.2, "0 s"), (59.6, "1 min"), (192, "3 min 12 s"), (3600, "1 h"), (5400, "1 h 30 min"), (-5, "0 s")],
+        [
+            (0.2, "0 s"),
+            (59.6, "1 min"),
+            (192, "3 min 12 s"),
+            (3600, "1 h"),
+            (5400, "1 h 30 min"),
+            (86399.6, "1 d"),
+            (3600 * 51, "2 d 03 h"),
+            (-5, "0 s"),
+        ],
     )
     def test_duration(self, seconds: float, told: str) -> None:
         assert duration(seconds) == told
