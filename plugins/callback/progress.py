@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - vmm.live_upgrade contributors (@vmm)
 description:
-  - On a terminal, keeps a few lines below everything else that tell of waves, hosts, VMs, the downtime so far, and how long the rest
-    may take. Elsewhere, as in CI, prints a plain line after each wave and now and then in between.
+  - On a terminal, keeps a few lines below everything else that tell of waves, hosts, VMs, the downtime so far, and how long
+    the rest may take. Elsewhere, as in CI, prints a plain line after each wave and now and then in between.
   - When the run ends without the rollout's finish (Ctrl-C, a controller error, every host of a wave failed in a way no
     task could handle), writes its report from the journal, marked as aborted, and frees the hosts.
 options:

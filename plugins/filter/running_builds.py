@@ -72,7 +72,7 @@ Vm = dict[str, Any]
 
 
 def running_builds(answers: Mapping[str, Mapping[str, Any]], wanted: str = "") -> dict[str, Any]:
-    """Return what runs where and what is behind; see the documentation above. Raises ``AnsibleFilterError`` for what is no answer."""
+    """Return what runs where and what is behind, as documented above. Raises ``AnsibleFilterError`` for what is no answer."""
     vms = [
         _vm(host, vm, wanted or answer.get("default_build_id"))
         for host, answer in answers.items()

@@ -14,7 +14,8 @@ version_added: 0.1.0
 author:
   - vmm.live_upgrade contributors (@vmm)
 description:
-  - Writes the report with its page, JUnit XML and metrics as M(vmm.live_upgrade.rollout_begin) was told, gives the hosts free, prints the table, and fails unless every wave passed.
+  - Writes the report with its page, JUnit XML and metrics as M(vmm.live_upgrade.rollout_begin) was told, gives the hosts free,
+    prints the table, and fails unless every wave passed.
   - The journal of a plan (check mode) is removed, its report stays.
 options:
   journal:

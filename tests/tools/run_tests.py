@@ -39,7 +39,7 @@ STEPS = [
         (
             *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod", "tests/integration/lab"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
-            *("tests/integration/load", "tests/integration/qemu"),
+            *("tests/integration/load", "tests/integration/qemu", "tests/integration/report"),
         ),
     ),
     Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),

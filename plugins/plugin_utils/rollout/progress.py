@@ -112,7 +112,7 @@ class Progress:
 
     def told_hosts(self) -> str:
         """Return the hosts in words."""
-        told = f"{self.count(*_OVER):,} of {amount(len(self.states), 'host')}"
+        told = f"{self.count(*_OVER):,} of {len(self.states):,} had their turn"
         for state, word in ((FAILED, "failed"), (GOING_BACK, "going back"), (BACK, "rolled back")):
             told += f", {self.count(state):,} {word}" if self.count(state) else ""
         return told
@@ -121,14 +121,14 @@ class Progress:
         """Return the VMs in words."""
         good = sum(1 for key, outcome in self.vms.items() if outcome in GOOD_OUTCOMES and key not in self.undone)
         bad = [outcome.replace("_", " ") for outcome in self.vms.values() if outcome not in GOOD_OUTCOMES]
-        told = f"{amount(good, 'VM')} on the build"
+        told = f"{good:,} on the build"
         told += "".join(f", {bad.count(outcome):,} {outcome}" for outcome in sorted(set(bad)))
         return told + (f", {len(self.undone):,} back" if self.undone else "")
 
     def told_pauses(self) -> str:
         """Return the downtime so far in words."""
         if not self.pauses_ms:
-            return "no pause measured yet"
+            return "none measured yet"
         values = list(self.pauses_ms.values())
         budget = "" if self.budget_ms is None else f", budget {milliseconds(self.budget_ms)}"
         return f"median {milliseconds(statistics.median(values))}, longest {milliseconds(max(values))} (n={len(values)}){budget}"
@@ -150,8 +150,8 @@ class Progress:
     def line(self, now_s: float) -> str:
         """Return it all in one plain line."""
         return (
-            f"progress: wave {self.wave + 1} of {len(self.waves)}; {self.told_hosts()}; {self.told_vms()}; "
-            f"{self.told_pauses()}; {self.told_time(now_s)}"
+            f"progress: wave {self.wave} (of 0 to {len(self.waves) - 1}); hosts: {self.told_hosts()}; VMs: {self.told_vms()}; "
+            f"pauses: {self.told_pauses()}; time: {self.told_time(now_s)}"
         )
 
     def _turns(self, wave: int) -> int:
@@ -236,7 +236,8 @@ def _waves(progress: Progress, signs: dict[str, str], arrow: str, width: int) ->
     if len(text) <= width - 8:
         return text
     passed = sum(1 for verdict in progress.gates.values() if verdict == PASS)
-    return f"{passed} of {len(progress.waves)} passed, {arrow} {progress.wave} ({amount(len(progress.waves[progress.wave]), 'host')})"
+    hosts = amount(len(progress.waves[progress.wave]), "host")
+    return f"{passed} of {len(progress.waves)} passed, {arrow} {progress.wave} ({hosts})"
 
 
 def _bar(progress: Progress, width: int, unicode: bool) -> str:

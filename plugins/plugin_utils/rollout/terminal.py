@@ -18,8 +18,8 @@ _ERASE_BELOW = "\x1b[J"
 class StatusBlock:
     """Erases its lines before anything else is written to ``streams`` and draws them again after it.
 
-    ``lines`` returns what to draw. ``lock`` is held while it is drawn: given that under which this program forks, no fork finds it
-    taken. A child of a fork writes past the block: it would not know what is drawn.
+    ``lines`` returns what to draw. ``lock`` is held while it is drawn: given that under which this program forks, no fork
+    finds it taken. A child of a fork writes past the block: it would not know what is drawn.
     """
 
     def __init__(

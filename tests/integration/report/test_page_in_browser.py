@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The page of a report in a real browser: it loads without an error or a request, in both schemes, on a small screen, in print."""
+"""The page of a report in a real browser: no error and no request, in both schemes, on a small screen, in print."""
 
 from __future__ import annotations
 

@@ -101,11 +101,11 @@ def test_without_a_terminal_progress_is_plain_lines(fleet: Fleet) -> None:
     lines = [line for line in run.output.splitlines() if line.startswith("progress: ")]
     assert len(lines) == 2
     assert re.match(
-        r"progress: wave 1 of 2; 1 of 3 hosts; 1 VM on the build; median 5 ms, longest 5 ms \(n=1\), budget 100 ms; "
-        r"\d.* so far, about \d.* to go$",
+        r"progress: wave 0 \(of 0 to 1\); hosts: 1 of 3 had their turn; VMs: 1 on the build; pauses: median 5 ms, longest 5 ms "
+        r"\(n=1\), budget 100 ms; time: \d.* so far, about \d.* to go$",
         lines[0],
     )
-    assert "wave 2 of 2; 3 of 3 hosts; 3 VMs on the build" in lines[1]
+    assert "wave 1 (of 0 to 1); hosts: 3 of 3 had their turn; VMs: 3 on the build" in lines[1]
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", run.output)
 
 
@@ -120,7 +120,7 @@ def test_on_a_terminal_it_stays_below_and_leaves_nothing(fleet: Fleet) -> None:
     views = [lines[-7:] for lines in moments if len(lines) >= 7 and lines[-1].startswith(" now ")]
     assert len(views) > 10
     assert any("✓ 0   ▶ 1 (1 host)" in view[1] for view in views)
-    assert any("2 VMs on the build" in view[3] for view in views)
+    assert any("2 on the build" in view[3] for view in views)
     assert any("h1 2 VMs" in view[6] for view in views)
     last = SmallTerminal(run.output).lines()
     assert not [line for line in last if line.startswith((" now ", " hosts ", "──"))]
@@ -171,7 +171,10 @@ def test_the_view_can_be_chosen(fleet: Fleet) -> None:
     )
 
     assert run.exit_status == 0, run.output
-    assert "progress: wave 1 of 1; 1 of 1 host; 1 VM on the build" in run.output and "\x1b[J" not in run.output
+    assert (
+        "progress: wave 0 (of 0 to 0); hosts: 1 of 1 had their turn; VMs: 1 on the build" in run.output
+        and "\x1b[J" not in run.output
+    )
     assert fleet.builds("h1") == {"vm1": OLD}
     assert 'vmm_rollout_success{kind="rollback"} 1' in (fleet.root / "back.prom").read_text()
 

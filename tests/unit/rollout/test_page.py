@@ -16,7 +16,13 @@ import jsonschema
 import pytest
 from rollout_story import NEW, NEW_KVM, VMS, journal
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page import checks, distribution, facts, timeline
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page import (
+    checks,
+    distribution,
+    facts,
+    problems,
+    timeline,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.page import render_page
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import duration, milliseconds, percent
@@ -187,7 +193,7 @@ class TestFacts:
     """What is counted and listed."""
 
     def test_everything_that_went_wrong_is_listed_once_with_how_it_stands(self, story: dict[str, Any]) -> None:
-        assert sorted((problem.what, problem.now) for problem in facts.problems(story)) == [
+        assert sorted((problem.what, problem.now) for problem in problems.problems(story)) == [
             ("less healthy than before", "rolled back with its wave"),
             *[("pause too long", "rolled back with its wave")] * 2,
             *[("rolled back", "taken back by the old process; runs on what it ran before")] * 2,
@@ -201,7 +207,7 @@ class TestFacts:
         report["hosts"][20].update(outcome="unreachable", reason="no route")
         report["hosts"][21].update(rollback="unreachable")
 
-        told = {(problem.what, problem.now) for problem in facts.problems(report)}
+        told = {(problem.what, problem.now) for problem in problems.problems(report)}
 
         assert ("lost", "the guest is gone; start it anew") in told
         assert ("roll-back failed", "a person must look at it") in told

@@ -47,8 +47,8 @@ class TestProgress:
         progress, now = after(1)
 
         assert progress.line(now) == (
-            "progress: wave 1 of 5; 0 of 40 hosts; 0 VMs on the build; no pause measured yet; 0 s so far, the first wave tells "
-            "how long it takes"
+            "progress: wave 0 (of 0 to 4); hosts: 0 of 40 had their turn; VMs: 0 on the build; pauses: none measured yet; "
+            "time: 0 s so far, the first wave tells how long it takes"
         )
 
     def test_in_the_middle_of_the_canary(self) -> None:
@@ -57,7 +57,7 @@ class TestProgress:
         assert progress.running() == ["hv-a01", "hv-b01"]
         assert progress.vms_of("hv-a01") + progress.vms_of("hv-b01") == 5
         assert (progress.count("done"), progress.left_s(now)) == (0, None)
-        assert "5 VMs on the build; median" in progress.line(now)
+        assert "VMs: 5 on the build; pauses: median" in progress.line(now)
 
     def test_the_time_to_go_follows_from_the_last_wave(self) -> None:
         """Waves of a few hosts that run side by side take about as long as one; those of more than forks take more."""
@@ -78,7 +78,7 @@ class TestProgress:
 
         back, _now = after(len(journal()))
         assert (back.count("back"), back.count("waiting"), len(back.undone)) == (12, 8, 73)
-        assert back.told_vms() == "125 VMs on the build, 2 rolled back, 73 back"
+        assert back.told_vms() == "125 on the build, 2 rolled back, 73 back"
         assert len(back.pauses_ms) == VMS
 
     def test_a_vm_of_a_host_whose_turn_is_over_is_on_the_way_back(self) -> None:

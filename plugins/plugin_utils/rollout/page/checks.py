@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The checks of a gate with their bounds, each with a small drawing of what was seen against the limit. PRIVATE to the collection."""
+"""The checks of a gate with their bounds, each with what was seen drawn against the limit. PRIVATE to the collection."""
 
 from __future__ import annotations
 

@@ -14,7 +14,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page import checks, distribution, facts, timeline
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page import (
+    checks,
+    distribution,
+    facts,
+    problems,
+    timeline,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     clock,
@@ -38,7 +44,7 @@ def render_page(report: Report) -> str:
         figures=facts.figures(report),
         standing=facts.standing(report),
         builds=facts.builds(report),
-        problems=facts.problems(report),
+        problems=problems.problems(report),
         rollbacks=facts.rollbacks(report),
         cores=facts.cores(report),
         vms=facts.vm_rows(report),
