@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
@@ -18,17 +19,25 @@ _ERASE_BELOW = "\x1b[J"
 class StatusBlock:
     """Erases its lines before anything else is written to ``streams`` and draws them again after it.
 
-    ``lines`` returns what to draw. ``lock`` is held while it is drawn: given that under which this program forks, no fork
-    finds it taken. A child of a fork writes past the block: it would not know what is drawn.
+    ``lines`` returns what to draw, and is asked again only after ``least_s``: others may write a lot. ``lock`` is held while
+    it is drawn: given that under which this program forks, no fork finds it taken. A child of a fork writes past the block: it
+    would not know what is drawn.
     """
 
     def __init__(
-        self, streams: list[TextIO], lock: AbstractContextManager[Any], lines: Callable[[], list[str]]
+        self,
+        streams: list[TextIO],
+        lock: AbstractContextManager[Any],
+        lines: Callable[[], list[str]],
+        least_s: float = 0.2,
     ) -> None:
         self._streams = streams
         self._writes = [stream.write for stream in streams]
         self._lock = lock
         self._lines = lines
+        self._least_s = least_s
+        self._known: list[str] = []
+        self._known_since_s = float("-inf")
         self._drawn = 0
         self._mid_line = False
         self._owner = os.getpid()
@@ -83,8 +92,10 @@ class StatusBlock:
             self._drawn = 0
 
     def _draw(self) -> None:
-        lines = self._lines()
+        now_s = time.monotonic()
+        if now_s - self._known_since_s >= self._least_s:
+            self._known, self._known_since_s = self._lines(), now_s
         self._erase()
-        self._writes[0]("".join(f"{line}\n" for line in lines))
+        self._writes[0]("".join(f"{line}\n" for line in self._known))
         self._streams[0].flush()
-        self._drawn = len(lines)
+        self._drawn = len(self._known)

@@ -94,7 +94,7 @@ def test_those_who_do_not_see_it_are_told_everything(browser: Browser, page: Pat
 
     tree = browser.ask("Accessibility.getFullAXTree")["nodes"]
 
-    named = {role: [] for role in ("image", "table", "heading", "region")}
+    named: dict[str, list[str]] = {role: [] for role in ("image", "table", "heading", "region")}
     for node in tree:
         role = node.get("role", {}).get("value")
         if role in named and not node.get("ignored"):

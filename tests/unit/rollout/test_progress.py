@@ -148,7 +148,7 @@ class TestBlock:
     def test_others_write_above_it_and_nothing_is_left_of_it(self) -> None:
         stream = _Stream()
         numbers = iter(range(100))
-        block = StatusBlock([stream], threading.RLock(), lambda: [f"count {next(numbers)}", "second"])
+        block = StatusBlock([stream], threading.RLock(), lambda: [f"count {next(numbers)}", "second"], least_s=0)
         block.refresh()
         assert SmallTerminal(stream.getvalue()).lines() == ["count 0", "second"]
 
@@ -168,13 +168,22 @@ class TestBlock:
     def test_it_may_shrink(self) -> None:
         stream = _Stream()
         heights = iter([3, 1, 2])
-        block = StatusBlock([stream], threading.RLock(), lambda: ["line"] * next(heights, 1))
+        block = StatusBlock([stream], threading.RLock(), lambda: ["line"] * next(heights, 1), least_s=0)
         for _turn in range(3):
             block.refresh()
 
         assert SmallTerminal(stream.getvalue()).lines() == ["line"] * 2
         block.close()
         assert SmallTerminal(stream.getvalue()).lines() == []
+
+    def test_much_that_is_written_does_not_ask_for_it_each_time(self) -> None:
+        stream, asked = _Stream(), []
+        block = StatusBlock([stream], threading.RLock(), lambda: asked.append(1) or ["line"], least_s=3600)  # type: ignore
+        for number in range(100):
+            stream.write(f"{number}\n")
+
+        assert (len(asked), SmallTerminal(stream.getvalue()).lines()[-2:]) == (1, ["99", "line"])
+        block.close()
 
     def test_a_child_writes_past_it(self) -> None:
         stream = _Stream()

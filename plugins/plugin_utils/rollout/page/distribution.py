@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import CONFIDENCE
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import budget_of, is_over_budget
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.facts import class_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.facts import by_class
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds, percent
 
 Report = Mapping[str, Any]
@@ -71,11 +71,8 @@ class Distribution:
 
 def draw(report: Report) -> Distribution | None:
     """Return the drawing, None when no pause was measured."""
-    classes: dict[str, list[Record]] = {}
-    for vm in report["vms"]:
-        if vm["downtime_ms"] is not None or vm["outcome"] == "upgraded":
-            classes.setdefault(class_of(vm, report), []).append(vm)
-    measured = {name: vms for name, vms in sorted(classes.items()) if any(vm["downtime_ms"] is not None for vm in vms)}
+    paused = [vm for vm in report["vms"] if vm["downtime_ms"] is not None or vm["outcome"] == "upgraded"]
+    measured = {name: vms for name, vms in by_class(paused).items() if any(vm["downtime_ms"] is not None for vm in vms)}
     if not measured:
         return None
     scale = _Scale([value for vms in measured.values() for value in _drawn(vms, report)])

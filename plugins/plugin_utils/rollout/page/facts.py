@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,11 +209,13 @@ def hosts_without_vms(report: Report) -> list[Record]:
     return [host for host in report["hosts"] if host["name"] not in known]
 
 
-def class_of(vm: Record, report: Report) -> str:
-    """Return what the page calls the class of a VM."""
-    if vm["vm_class"] is not None:
-        return str(vm["vm_class"])
-    return OTHER_VMS if any(other["vm_class"] for other in report["vms"]) else ALL_VMS
+def by_class(vms: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return VMs by what the page calls their class."""
+    found: dict[str | None, list[Record]] = {}
+    for vm in vms:
+        found.setdefault(vm["vm_class"], []).append(vm)
+    without = OTHER_VMS if found.keys() - {None} else ALL_VMS
+    return {without if name is None else name: members for name, members in sorted(found.items(), key=str)}
 
 
 def _standing(vm: Record) -> str:

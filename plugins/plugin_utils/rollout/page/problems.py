@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import budget_of, is_over_budget
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds
 
 Report = Mapping[str, Any]
@@ -35,24 +35,19 @@ def problems(report: Report) -> list[Problem]:
 
 
 def _host_problems(report: Report) -> Iterator[Problem]:
-    vms_that_tell = {vm["host"] for vm in report["vms"] if vm["outcome"] not in GOOD_OUTCOMES}
+    vms_that_tell = {vm["host"] for vm in report["vms"] if not is_good(vm)}
     for host in report["hosts"]:
         outcome, reason = host["outcome"], host["reason"] or "no reason was recorded"
         if outcome in ("unreachable", "interrupted"):
             now = "the host finishes or undoes what it began; the same command again tells what came of it"
             yield Problem(host["wave"], host["name"], outcome, reason, now)
-        elif outcome == "failed" and host["name"] not in vms_that_tell and not _is_regression(host, report):
+        elif outcome == "failed" and host["name"] not in vms_that_tell:
             yield Problem(
                 host["wave"], host["name"], "failed", reason, _back_or(host["rollback"], "as the reason says")
             )
         if host["rollback"] not in (None, "ok"):
             now = "a person must look: its VMs may be on either build"
             yield Problem(host["wave"], host["name"], f"roll-back {host['rollback']}", reason, now)
-
-
-def _is_regression(host: Record, report: Report) -> bool:
-    own = [vm for vm in report["vms"] if vm["host"] == host["name"]]
-    return any((vm["health"] or {}).get("regressions") for vm in own)
 
 
 _NOW = {

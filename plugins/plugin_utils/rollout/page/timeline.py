@@ -181,7 +181,7 @@ def _bar(scale: _Scale, start: str, end: str, y: float, height: float, tone: str
     return Bar(x, y, max(round(scale.x(end) - x, 1), 2.0), height, tone)
 
 
-def _ticks(total_s: float) -> list[float]:
+def _ticks(total_s: float) -> list[int]:
     step = next((step for step in _TICKS_S if total_s / step <= _MOST_TICKS), _TICKS_S[-1])
     return [index * step for index in range(int(total_s // step) + 1)][: 4 * _MOST_TICKS]
 
