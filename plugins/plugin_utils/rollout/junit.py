@@ -16,6 +16,7 @@ from typing import Any
 from xml.etree import ElementTree  # only written with, never parsed
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.progress import stops
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds
 
@@ -101,8 +102,10 @@ def _gate_case(wave: Mapping[str, Any]) -> Case:
     gate = wave["gate"]
     if gate is None:
         _mark(case, "skipped", "not judged", None)
-    elif gate["verdict"] != PASS:
+    elif stops(gate):
         _mark(case, "failure", gate["verdict"], "\n".join(gate["reasons"]))
+    elif gate["verdict"] != PASS:
+        _mark(case, "skipped", f"{gate['verdict']}, and the gate was asked to go on", "; ".join(gate["reasons"]))
     return case
 
 

@@ -26,6 +26,11 @@ WAITING, RUNS, DONE, FAILED, GOING_BACK, BACK = "waiting", "runs", "done", "fail
 _OVER = (DONE, FAILED, GOING_BACK, BACK)
 
 
+def stops(gate: Event) -> bool:
+    """Whether a judgement stopped the rollout. One that is no pass does, unless the gate was asked to go on or grow the wave."""
+    return gate["verdict"] != PASS and gate.get("then") not in ("go_on", "grow")
+
+
 class JournalTail:
     """Reads what was appended to a journal since the last time."""
 
@@ -58,6 +63,7 @@ class Progress:
         self.budget_ms: float | None = begin["downtime_budget_ms"]
         self.target = " and ".join(filter(None, (begin["build_id"], begin.get("kvm_build_id")))) or "the builds before"
         self.gates: dict[int, str] = {}
+        self.stopped = False
         self.states = {host: WAITING for hosts in self.waves for host in hosts}
         self.vms: dict[tuple[str, str], str] = {}
         self.undone: set[tuple[str, str]] = set()
@@ -99,7 +105,7 @@ class Progress:
 
     def left_s(self, now_s: float) -> float | None:
         """Return how long the rest takes if it goes as the last wave that was judged; None while there is none, or it failed."""
-        if not self._wave_judged_s or any(verdict != PASS for verdict in self.gates.values()):
+        if not self._wave_judged_s or self.stopped:
             return None
         last = max(self._wave_judged_s)
         took_s = self._wave_judged_s[last] - self._wave_began_s.get(last, self._began_s)
@@ -136,7 +142,7 @@ class Progress:
     def told_time(self, now_s: float) -> str:
         """Return the time in words."""
         told = f"{duration(self.elapsed_s(now_s))} so far"
-        if any(verdict != PASS for verdict in self.gates.values()):
+        if self.stopped:
             return f"{told}, stopping"
         if len(self.gates) == len(self.waves):
             return f"{told}, all waves are judged"
@@ -184,6 +190,7 @@ class Progress:
     def _gate(self, event: Event) -> None:
         wave = event["wave"]
         self.gates[wave] = event["gate"]["verdict"]
+        self.stopped = self.stopped or stops(event["gate"])
         self._wave_judged_s[wave] = parsed(event["at"]).timestamp()
 
     def _rolled_back(self, event: Event) -> None:
@@ -204,10 +211,9 @@ def _parsed_line(line: bytes) -> Event | None:
 def drawn(progress: Progress, now_s: float, width: int, unicode: bool) -> list[tuple[str, str | None]]:
     """Return the lines of the live view, cut to ``width``, each with its colour."""
     signs = dict(zip(("PASS", "FAIL", "INCONCLUSIVE"), "✓✕?" if unicode else "+x?"))
-    bad = any(verdict != PASS for verdict in progress.gates.values())
     lines: list[tuple[str, str | None]] = [
         (_rule(f"{progress.rollout_id} to {progress.target}", width, "─" if unicode else "-"), "bright blue"),
-        (f" waves  {_waves(progress, signs, '▶' if unicode else '>', width)}", "red" if bad else None),
+        (f" waves  {_waves(progress, signs, '▶' if unicode else '>', width)}", "red" if progress.stopped else None),
         (f" hosts  {_bar(progress, min(30, width // 4), unicode)} {progress.told_hosts()}", None),
         (f" VMs    {progress.told_vms()}", None),
         (f" pause  {progress.told_pauses()}", None),

@@ -98,6 +98,13 @@ class TestJunit:
 
         assert kinds(cases(report)[place(report["vms"][0])]) == [mark]
 
+    def test_a_judgement_that_proved_nothing_and_stopped_nothing_is_no_failure(self, report: dict[str, Any]) -> None:
+        gate = report["waves"][0]["gate"]
+        for then, mark in (("go_on", "skipped"), ("pause", "failure")):
+            gate.update(verdict="INCONCLUSIVE", reasons=["too few"], then=then)
+
+            assert kinds(cases(report)["wave 0", "gate"]) == [mark]
+
     def test_an_unreachable_host_and_an_aborted_run_are_errors(self, report: dict[str, Any]) -> None:
         report["hosts"][0].update(outcome="unreachable", reason="no route")
         report.update(verdict="aborted")

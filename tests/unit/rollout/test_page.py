@@ -183,6 +183,24 @@ class TestPage:
         assert "run it again to go on where it stopped" in text
         assert "40 hosts of which no VM is known" in text
 
+    @pytest.mark.parametrize(
+        ("then", "told"),
+        [
+            ("go_on", "? INCONCLUSIVE the rollout went on"),
+            ("grow", "judged again with the next wave"),
+            ("pause", "paused for a person"),
+        ],
+    )
+    def test_what_the_rollout_did_then_is_told(self, story: dict[str, Any], then: str, told: str) -> None:
+        report = copy.deepcopy(story)
+        report["waves"][0]["gate"].update(verdict="INCONCLUSIVE", reasons=["too few"], then=then)
+
+        text = " ".join(Outline(render_page(report)).text.split())
+
+        assert told in text
+        assert ("Wave 0 did not pass" in text) == (then == "pause")
+        assert ("Wave 3 did not pass" in text) == (then != "pause")
+
     def test_a_plan_says_that_it_is_one(self, story: dict[str, Any]) -> None:
         report = {**copy.deepcopy(story), "mode": "plan", "verdict": "ok", "exit_reason": "plan only"}
 

@@ -81,6 +81,19 @@ class TestProgress:
         assert back.told_vms() == "125 on the build, 2 rolled back, 73 back"
         assert len(back.pauses_ms) == VMS
 
+    @pytest.mark.parametrize(
+        ("then", "stopped"), [("stop", True), ("pause", True), (None, True), ("go_on", False), ("grow", False)]
+    )
+    def test_a_wave_that_proves_nothing_may_go_on_where_the_gate_was_asked_to(
+        self, then: str | None, stopped: bool
+    ) -> None:
+        progress, now = after(index_of("gate", 0) - 1)
+
+        gate = {"verdict": "INCONCLUSIVE", "then": then}
+        progress.add({"event": "gate", "wave": 0, "gate": gate, "at": journal()[index_of("gate", 0) - 1]["at"]})
+
+        assert (progress.stopped, progress.left_s(now) is None) == (stopped, stopped)
+
     def test_a_vm_of_a_host_whose_turn_is_over_is_on_the_way_back(self) -> None:
         progress, _now = after(index_of("gate", 3))
         pauses = dict(progress.pauses_ms)

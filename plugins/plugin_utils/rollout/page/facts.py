@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.problems import problems
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.progress import stops
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
@@ -81,7 +82,7 @@ class VmRow:
 
 def headline(report: Report) -> list[str]:
     """Return why the rollout ended as it did, in a few lines: a wave of hundreds of VMs may have as many reasons."""
-    failed = next((wave for wave in report["waves"] if wave["gate"] and wave["gate"]["verdict"] != PASS), None)
+    failed = next((wave for wave in report["waves"] if wave["gate"] and stops(wave["gate"])), None)
     if failed is None or report["verdict"] != "failed":
         return [report["exit_reason"]]
     reasons = failed["gate"]["reasons"]
