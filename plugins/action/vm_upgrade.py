@@ -10,6 +10,7 @@ in seconds) is over.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class _Progress:
                 self._concluded.add(name)
                 if self._journal:
                     facts = {key: vm.get(key) for key in ("outcome", "downtime_ms", "new_build_id")}
-                    self._journal.append("vm", host=self._host, name=name, **facts)
+                    self._journal.append("vm", host=self._host, name=name, run=os.getppid(), **facts)
                 new.append(_outcome(vm))
             if new:
                 self._display.display(f"{self._host}/{name}: {' → '.join(new)}")

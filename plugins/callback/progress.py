@@ -114,7 +114,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
         journal = Journal(journal_path)
         if journal.read()[-1]["event"] == "finish":
             return
-        journal.append("aborted")
+        journal.append("aborted", run=self._pid)
         events = journal.read()
         report = build_report(events, aborted=True)
         path = Path(events[0]["report"])
