@@ -53,7 +53,7 @@ _value:
       description: The same by the name of the host, and then by that of the VM.
       type: dict
     rows:
-      description: RV(ignore:builds) for a table, C([build, VMs, hosts, behind, age of the youngest, of the oldest]).
+      description: The C(builds) for a table, C([build, VMs, hosts, behind, age of the youngest, of the oldest]).
       type: list
       elements: list
     summary:

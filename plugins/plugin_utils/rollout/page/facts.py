@@ -106,14 +106,14 @@ def figures(report: Report) -> list[Figure]:
     goal = "Would be moved" if report["mode"] == "plan" else "VMs on the build asked for"
     return [
         Figure("Waves passed", f"{passed} of {len(waves)}", f"{touched} of {amount(len(hosts), 'host')} had a turn"),
-        Figure(goal, f"{there:,} of {len(vms):,}", "of all VMs that were looked at"),
+        Figure(goal, f"{there:,} of {len(vms):,}", "of the VMs looked at"),
         Figure(
             "Longest pause",
             milliseconds(max(pauses, default=None)),
-            f"median {milliseconds(statistics.median(pauses) if pauses else None)}, {len(pauses):,} measured",
+            f"median {milliseconds(statistics.median(pauses) if pauses else None)} (n={len(pauses):,})",
         ),
         Figure("Rolled back", f"{back:,}", "VMs, with their wave", "undo" if back else "plain"),
-        Figure("Went wrong", f"{wrong:,}", "hosts and VMs, all listed below", "bad" if wrong else "ok"),
+        Figure("Went wrong", f"{wrong:,}", "hosts and VMs, listed below", "bad" if wrong else "ok"),
     ]
 
 
