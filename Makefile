@@ -15,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime soak-vfork test-kmod fault-table lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork test-kmod test-kvm-host fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,11 +46,20 @@ bench-downtime: build-qemu  ## how long a guest stands still, mechanism by mecha
 soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=200
 	@$(PYTHON) tests/bench/soak_vfork.py $(HOPS)
 
-test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root)
-	@$(PYTHON) tests/kmod/run.py
+test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root): SERIES=6.1
+	@for series in $(or $(SERIES),6.12 6.1); do $(PYTHON) tests/kmod/run.py --series $$series || exit; done
+	@$(PYTHON) tests/kmod/hardware.py rehearse
+
+test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed bug, some twenty minutes (as root)
+	$(SETUP)
+	@$(RUN) kvm-host
 
 fault-table: build-qemu  ## every fault that can be injected into an upgrade, and what came of it
 	@$(PYTHON) tests/bench/fault_table.py
+
+bench-fleet:  ## how often the gate stops bad builds, and good ones
+	$(SETUP)
+	@$(PYTHON) tests/bench/fleet_gate.py
 
 build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
 	$(SETUP)

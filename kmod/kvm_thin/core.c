@@ -6,7 +6,6 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-#include <linux/cc_platform.h>
 #include <linux/cpu.h>
 #include <linux/cpufeature.h>
 #include <linux/err.h>
@@ -15,6 +14,7 @@
 #include <linux/stringify.h>
 #include <asm/hypervisor.h>
 
+#include "kernel.h"
 #include "thin.h"
 
 DEFINE_MUTEX(thin_lock);	/* see thin.h */
@@ -25,8 +25,6 @@ static DECLARE_BITMAP(core_ids, U8_MAX + 1) = { 1 };	/* 0 is nobody */
 
 static int check_core(u32 abi, const char *name, size_t ops_size)
 {
-	struct kvm_thin_core *core;
-
 	if (abi < KVM_THIN_ABI_OLDEST || abi > KVM_THIN_ABI) {
 		pr_err("core %s was built for thin ABI %u, this kvm_thin serves %u to %u: refused\n",
 		       name, abi, KVM_THIN_ABI_OLDEST, KVM_THIN_ABI);
@@ -36,17 +34,11 @@ static int check_core(u32 abi, const char *name, size_t ops_size)
 		pr_err("core %s does not fit its ABI %u: refused\n", name, abi);
 		return -ENOEXEC;
 	}
-	for_each_core(core)
-		if (!strcmp(core->name, name)) {
-			pr_err("core %s is there already: refused\n", name);
-			return -EEXIST;
-		}
 	return 0;
 }
 
 struct kvm_thin_core *kvm_thin_register(u32 abi, const char *name,
-					struct module *owner, const void *ops,
-					size_t ops_size)
+					struct module *owner, const void *ops, size_t ops_size)
 {
 	struct kvm_thin_core *core;
 	unsigned long id;
@@ -66,7 +58,7 @@ struct kvm_thin_core *kvm_thin_register(u32 abi, const char *name,
 	core->owner = owner;
 	/* members that an older core does not know stay NULL */
 	memcpy(&core->ops, ops, ops_size);
-	strscpy(core->name, name);
+	strscpy(core->name, name, sizeof(core->name));
 	__set_bit(id, core_ids);
 	list_add_tail_rcu(&core->list, &thin_cores);
 	pr_info("core %s is there (thin ABI %u)\n", name, abi);
@@ -98,7 +90,7 @@ EXPORT_SYMBOL_GPL(kvm_thin_core_id);
 /* Reasons why cores cannot be had on this host at all. */
 static int __init check_host(void)
 {
-	if (cc_platform_has(CC_ATTR_HOST_SEV_SNP)) {
+	if (host_has_snp()) {
 		pr_err("SEV-SNP is on: its host pages are not handled\n");
 		return -EOPNOTSUPP;
 	}

@@ -19,8 +19,7 @@ static void set_default(struct kvm_thin_core *core)
 	pr_info("/dev/kvm is core %s\n", core ? core->name : "(none)");
 }
 
-void kvm_thin_publish(struct kvm_thin_core *core,
-		      const struct file_operations *fops)
+void kvm_thin_publish(struct kvm_thin_core *core, const struct file_operations *fops)
 {
 	guard(mutex)(&thin_lock);
 	core->fops = fops;
@@ -57,11 +56,7 @@ static int device_open(struct inode *inode, struct file *file)
 	return fops->open ? fops->open(inode, file) : 0;
 }
 
-static const struct file_operations device_fops = {
-	.owner = THIS_MODULE,
-	.open = device_open,
-	.llseek = noop_llseek,
-};
+static const struct file_operations device_fops = { .owner = THIS_MODULE, .open = device_open };
 
 struct miscdevice thin_device = {
 	.minor = KVM_MINOR,
@@ -97,10 +92,7 @@ static int cores_get(char *buffer, const struct kernel_param *param)
 	return n;
 }
 
-static const struct kernel_param_ops cores_ops = {
-	.set = cores_set,
-	.get = cores_get,
-};
+static const struct kernel_param_ops cores_ops = { .set = cores_set, .get = cores_get };
 
 module_param_cb(cores, &cores_ops, NULL, 0644);
 MODULE_PARM_DESC(cores, "what cores there are; write a name to make it the default");

@@ -6,11 +6,10 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cpu.h>
-#include <linux/cpuhotplug.h>
 #include <linux/slab.h>
-#include <linux/syscore_ops.h>
 #include <asm/reboot.h>
 
+#include "kernel.h"
 #include "thin.h"
 
 bool thin_rebooting;
@@ -19,6 +18,7 @@ DEFINE_PER_CPU(void *, thin_area);
 static DEFINE_PER_CPU(bool, hardware_on);
 static DEFINE_PER_CPU(const void *, last_guest);
 static unsigned int nr_enabled;
+static int cpuhp_online_state;
 
 const void *kvm_thin_guest_swap(const void *guest)
 {
@@ -66,10 +66,7 @@ static void cpu_off(void *unused)
 		return;
 	for_each_core(core)
 		leave(core);
-	if (thin_is_amd)
-		thin_svm_off();
-	else
-		thin_vmx_off();
+	thin_is_amd ? thin_svm_off() : thin_vmx_off();
 	thin_uret_offline();
 	__this_cpu_write(last_guest, NULL);
 	__this_cpu_write(hardware_on, false);
@@ -87,17 +84,18 @@ static int cpu_on(void)
 		return r;
 	thin_uret_online();
 	__this_cpu_write(hardware_on, true);
-	for_each_core(core) {
-		r = core->enabled ? join(core) : 0;
-		if (r) {
-			cpu_off(NULL);
-			break;
-		}
-	}
+	for_each_core(core)
+		if (core->enabled && !r)
+			r = join(core);
+	if (r)
+		cpu_off(NULL);
 	return r;
 }
 
-/* A CPU that cannot run VMs must not come online: they would be moved to it. */
+/*
+ * A CPU that cannot run VMs must not come online: they would be moved to it.
+ * It has no tasks yet in the state that calls this.
+ */
 static int hotplug_online(unsigned int cpu)
 {
 	int r = cpu_on();
@@ -107,19 +105,23 @@ static int hotplug_online(unsigned int cpu)
 	return r;
 }
 
+/*
+ * A CPU that goes is rid of its tasks only in an earlier state, in which 6.1
+ * cannot be told that one must not come: so there are two.
+ */
 static int hotplug_offline(unsigned int cpu)
 {
 	cpu_off(NULL);
 	return 0;
 }
 
-static int syscore_suspend_cpu(void *data)
+static int syscore_suspend_cpu(SYSCORE_DATA)
 {
 	cpu_off(NULL);
 	return 0;
 }
 
-static void syscore_resume_cpu(void *data)
+static void syscore_resume_cpu(SYSCORE_DATA)
 {
 	WARN_ON_ONCE(cpu_on());
 }
@@ -133,22 +135,20 @@ static void tell_rebooting(void)
 		core->ops.rebooting();
 }
 
-static void syscore_shutdown_all(void *data)
+static void syscore_shutdown_all(SYSCORE_DATA)
 {
 	pr_info("exiting hardware virtualization\n");
 	tell_rebooting();
 	on_each_cpu(cpu_off, NULL, 1);
 }
 
-static const struct syscore_ops syscore_ops = {
+static struct syscore_ops syscore_ops = {
 	.suspend = syscore_suspend_cpu,
 	.resume = syscore_resume_cpu,
 	.shutdown = syscore_shutdown_all,
 };
 
-static struct syscore syscore = {
-	.ops = &syscore_ops,
-};
+static struct syscore syscore = { .ops = &syscore_ops };
 
 /* On each CPU, by NMI too, when the machine crashes or reboots by force. */
 static void emergency(void)
@@ -159,10 +159,7 @@ static void emergency(void)
 	for_each_core(core)
 		if (core->enabled && core->ops.emergency_cpu)
 			core->ops.emergency_cpu();
-	if (thin_is_amd)
-		thin_svm_emergency_off();
-	else
-		thin_vmx_emergency_off();
+	thin_is_amd ? thin_svm_emergency_off() : thin_vmx_emergency_off();
 }
 
 static int hooks_install(void)
@@ -170,20 +167,29 @@ static int hooks_install(void)
 	int r;
 
 	cpu_emergency_register_virt_callback(emergency);
-	r = __cpuhp_setup_state_cpuslocked(CPUHP_AP_KVM_ONLINE,
-					   "kvm_thin/cpu:online", true,
-					   hotplug_online, hotplug_offline,
-					   false);
+	r = cpuhp_setup_state_nocalls_cpuslocked(CPUHP_AP_KVM_ONLINE, "kvm_thin/cpu:offline",
+						 NULL, hotplug_offline);
 	if (r)
-		cpu_emergency_unregister_virt_callback(emergency);
-	else
-		register_syscore(&syscore);
+		goto no_offline;
+	r = cpuhp_setup_state_cpuslocked(CPUHP_AP_ONLINE_DYN, "kvm_thin/cpu:online",
+					 hotplug_online, NULL);
+	if (r < 0)
+		goto no_online;
+	cpuhp_online_state = r;
+	register_syscore(&syscore);
+	return 0;
+
+no_online:	/* some CPUs may have it on */
+	__cpuhp_remove_state_cpuslocked(CPUHP_AP_KVM_ONLINE, true);
+no_offline:
+	cpu_emergency_unregister_virt_callback(emergency);
 	return r;
 }
 
 static void hooks_remove(void)
 {
 	unregister_syscore(&syscore);
+	__cpuhp_remove_state_cpuslocked(cpuhp_online_state, false);
 	__cpuhp_remove_state_cpuslocked(CPUHP_AP_KVM_ONLINE, true);
 	cpu_emergency_unregister_virt_callback(emergency);
 }
@@ -203,12 +209,11 @@ int kvm_thin_enable(struct kvm_thin_core *core)
 
 	guard(mutex)(&thin_lock);
 	cpus_read_lock();
-	if (!nr_enabled++)
+	if (!nr_enabled)
 		r = hooks_install();
-	if (r) {
-		nr_enabled--;
+	if (r)
 		goto out;
-	}
+	nr_enabled++;
 	atomic_set(&core->error, 0);
 	on_each_cpu(join_cpu, core, 1);
 	/*
@@ -247,8 +252,7 @@ int thin_hardware_init(void)
 
 	for_each_possible_cpu(cpu) {
 		/* a power of two, so it is aligned to its size */
-		per_cpu(thin_area, cpu) = kzalloc_node(PAGE_SIZE, GFP_KERNEL,
-						       cpu_to_node(cpu));
+		per_cpu(thin_area, cpu) = kzalloc_node(PAGE_SIZE, GFP_KERNEL, cpu_to_node(cpu));
 		if (!per_cpu(thin_area, cpu))
 			return -ENOMEM;
 	}

@@ -13,8 +13,7 @@
 
 struct svm_cpu {
 	u64 generation;		/* of ASIDs; 0 is never current */
-	u32 max_asid;
-	u32 next_asid;
+	u32 max_asid, next_asid;
 	bool flush_all;		/* by the next VMRUN on this CPU, whose ever */
 	bool hsave_set;
 	u64 tsc_ratio;
@@ -28,6 +27,20 @@ static void write_tsc_ratio(struct svm_cpu *cpu, u64 ratio)
 		return;
 	wrmsrl(MSR_AMD64_TSC_RATIO, ratio);
 	cpu->tsc_ratio = ratio;
+}
+
+/*
+ * SRSO: KVM has this on from the first VM to the last.  Here it is on while
+ * there are cores: no core can turn it off under another's VMs.  6.1 has not
+ * this way to mitigate it.
+ */
+static void reduce_speculation(bool on)
+{
+#ifdef X86_FEATURE_SRSO_BP_SPEC_REDUCE
+	if (cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
+		(on ? msr_set_bit : msr_clear_bit)(MSR_ZEN4_BP_CFG,
+						   MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT);
+#endif
 }
 
 int thin_svm_on(void)
@@ -47,12 +60,7 @@ int thin_svm_on(void)
 	cpu->hsave_set = true;
 	cpu->tsc_ratio = 0;	/* not known: whoever had the CPU may have set it */
 	write_tsc_ratio(cpu, SVM_TSC_RATIO_DEFAULT);
-	/*
-	 * SRSO: KVM has this on from the first VM to the last.  Here it is on
-	 * while there are cores: no core can turn it off under another's VMs.
-	 */
-	if (cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
-		msr_set_bit(MSR_ZEN4_BP_CFG, MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT);
+	reduce_speculation(true);
 	amd_pmu_enable_virt();
 	return 0;
 }
@@ -78,8 +86,7 @@ void thin_svm_off(void)
 {
 	write_tsc_ratio(this_cpu_ptr(&svm_cpu), SVM_TSC_RATIO_DEFAULT);
 	thin_svm_emergency_off();
-	if (cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
-		msr_clear_bit(MSR_ZEN4_BP_CFG, MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT);
+	reduce_speculation(false);
 	amd_pmu_disable_virt();
 }
 

@@ -39,8 +39,7 @@ extern struct list_head thin_cores;
 extern bool thin_is_amd;
 extern bool thin_rebooting;
 
-#define for_each_core(core) \
-	list_for_each_entry_rcu(core, &thin_cores, list, true)
+#define for_each_core(core)	list_for_each_entry_rcu(core, &thin_cores, list, true)
 
 /* the page that the hardware keeps of the host: save area, VMXON region */
 DECLARE_PER_CPU(void *, thin_area);

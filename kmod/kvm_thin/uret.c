@@ -18,8 +18,7 @@ struct uret_cpu {
 	struct user_return_notifier notifier;
 	bool registered;
 	struct {
-		u64 host;
-		u64 now;
+		u64 host, now;
 	} msr[MAX_MSRS];
 };
 

@@ -34,14 +34,13 @@ fault:
 /* VMXOFF faults when an NMI has done it before: no matter then. */
 static bool leave_vmx(void)
 {
-	asm goto("1: vmxoff\n\t" _ASM_EXTABLE(1b, %l[fault])
-		 : : : "cc", "memory" : fault);
-	cr4_clear_bits(X86_CR4_VMXE);
-	return true;
+	bool left = false;
 
+	asm goto("1: vmxoff\n\t" _ASM_EXTABLE(1b, %l[fault]) : : : "cc", "memory" : fault);
+	left = true;
 fault:
 	cr4_clear_bits(X86_CR4_VMXE);
-	return false;
+	return left;
 }
 
 void thin_vmx_off(void)

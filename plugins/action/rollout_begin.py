@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import RENDERERS, planned_outputs
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import parse_policy
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
     load_report,
     previous_builds,
@@ -48,11 +49,13 @@ class ActionModule(ControllerAction):
         "prometheus": {"type": "str"},
         "previous_report": {"type": "path"},
         "vms": {"type": "list", "elements": "str", "default": []},
+        "gate": {"type": "dict", "default": {}},
     }
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
         _require_localhost(task_vars)
+        gate = parse_policy(arguments["gate"]).to_dict()
         targets, defaults, cores = _targets(arguments)
         waves = plan_waves(arguments["hosts"], arguments["waves"])
         started = datetime.datetime.now(datetime.timezone.utc)
@@ -75,6 +78,7 @@ class ActionModule(ControllerAction):
             plan=self.is_plan,
             waves=waves,
             downtime_budget_ms=arguments["downtime_budget_ms"],
+            gate=gate,
             report=str(report),
             outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             owner_pid=owner_pid,
@@ -88,6 +92,7 @@ class ActionModule(ControllerAction):
             "defaults": defaults,
             "kvm_build_id": arguments["kvm_build_id"] or "",
             "cores": cores,
+            "gate": gate,
         }
         target = " and ".join(filter(None, (arguments["build_id"] or "the builds before", arguments["kvm_build_id"])))
         self.say(

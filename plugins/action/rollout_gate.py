@@ -10,13 +10,15 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
-    FAIL,
-    PASS,
+    Gate,
     judge,
     loaded_cores,
+    previous_defaults_of,
     rollback_targets,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look, look_at, next_step
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import health_by_host
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import evidence_line
 
 
@@ -26,41 +28,49 @@ class ActionModule(ControllerAction):
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
         "rollback": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
+        "others": {"type": "dict", "default": {}},
     }
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Judge the wave of this batch from the journal. A plan is judged to its end: it changes nothing."""
         journal = Journal(Path(arguments["journal"]))
+        wave = journal.wave_of(str(task_vars["inventory_hostname"]))
+        others = health_by_host(arguments["others"])
+        if others:
+            journal.append("others", wave=wave, hosts=others)
         events = journal.read()
         begin = events[0]
-        host = str(task_vars["inventory_hostname"])
-        wave = next(index for index, hosts in enumerate(begin["waves"]) if host in hosts)
         hosts = begin["waves"][wave]
         records = {event["host"]: event for event in events if event["event"] == "host"}
-        gate = judge(hosts, records, begin["downtime_budget_ms"])
-        journal.append("gate", wave=wave, gate=gate.to_dict())
+        look = Look() if self.is_plan else look_at(events, wave)
+        gate = judge(hosts, records, begin["downtime_budget_ms"], look)
+        then = next_step(gate.verdict, look.policy, begin["waves"], wave)
+        journal.append("gate", wave=wave, gate={**gate.to_dict(), "then": then})
 
-        stop = gate.verdict != PASS and not self.is_plan
-        undo = stop and gate.verdict == FAIL and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"
-        what = "plan" if self.is_plan else "gate"
-        self.say(f"[wave {wave}] {what} {gate.verdict}: {evidence_line(gate.to_dict()['evidence'], self.is_plan)}")
-        for reason in gate.reasons:
-            self.say(f"[wave {wave}]   {reason}")
-        if stop:
+        stop = then in ("stop", "pause") and not self.is_plan
+        undo = stop and then == "stop" and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"
+        targets = rollback_targets(hosts, records) if undo else {}
+        self._say(gate, wave)
+        if then == "grow":
+            self.say(f"[wave {wave}] growing: wave {wave + 1} is taken in, to have more to judge by")
+        elif stop:
             later = sum(len(hosts) for hosts in begin["waves"][wave + 1 :])
-            targets = rollback_targets(hosts, records) if undo else {}
             back = f", rolling back {', '.join(targets)}" if targets else ""
             untouched = f"; {later} later hosts stay untouched" if later else ""
             self.say(f"[wave {wave}] stopping{back}{untouched}")
         return {
             "wave": wave,
             "stop": stop,
-            "targets": rollback_targets(hosts, records) if undo else {},
-            "previous_defaults": {
-                name: record["previous_default"]
-                for name, record in records.items()
-                if undo and name in hosts and record["default_changed"] and record["previous_default"]
-            },
+            "targets": targets,
+            "previous_defaults": previous_defaults_of(hosts, records) if undo else {},
             "loaded_cores": loaded_cores(hosts, records) if stop else {},
+            "settle": hosts if then == "go_on" else [],
             **gate.to_dict(),
+            "then": then,
         }
+
+    def _say(self, gate: Gate, wave: int) -> None:
+        what = "plan" if self.is_plan else "gate"
+        self.say(f"[wave {wave}] {what} {gate.verdict}: {evidence_line(gate.to_dict()['evidence'], self.is_plan)}")
+        for reason in gate.reasons:
+            self.say(f"[wave {wave}]   {reason}")

@@ -13,11 +13,11 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import kvm_record
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
     host_outcome,
     merge_loop,
-    plan_core,
+    soaked_vms,
     vm_records,
 )
 
@@ -32,8 +32,9 @@ class ActionModule(ControllerAction):
 
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
-        "event": {"type": "str", "choices": ["started", *_SAID], "required": True},
+        "event": {"type": "str", "choices": ["started", "soaked", *_SAID], "required": True},
         "failure": {"type": "dict", "default": {}},
+        "turn": {"type": "dict", "default": {}},
         **{name: {"type": "dict", "default": {}} for name in (*_RESULTS, *_CORES)},
     }
 
@@ -41,11 +42,13 @@ class ActionModule(ControllerAction):
         """Append the event; a host that did not come where it should has the reason in its record."""
         host = str(task_vars["inventory_hostname"])
         journal = Journal(Path(arguments["journal"]))
-        wave = _wave_of(host, journal)
+        wave = journal.wave_of(host)
         if arguments["event"] == "started":
             _require_planned(journal, wave, [str(name) for name in task_vars["ansible_play_batch"]])
             self.say(f"[wave {wave}] {host}: starts")
             return {"record": journal.append("started", host=host, wave=wave)}
+        if arguments["event"] == "soaked":
+            return {"record": self._soaked(host, arguments, journal)}
 
         results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
@@ -56,8 +59,6 @@ class ActionModule(ControllerAction):
         preflight, health_before, upgrade, health_after = results[:4]
         vms = vm_records(preflight, health_before, upgrade, health_after, reason)
         kvm = kvm_record(*(arguments[name] for name in _CORES))
-        for core in kvm["loaded"] if kvm and self.is_plan else []:
-            plan_core(vms, core)
         outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
         record = journal.append(
             arguments["event"],
@@ -75,12 +76,23 @@ class ActionModule(ControllerAction):
         )
         return {"record": record}
 
+    def _soaked(self, host: str, arguments: dict[str, Any], journal: Journal) -> Event:
+        """Record the turn of the host once more, with the later look at the health of its VMs.
 
-def _wave_of(host: str, journal: Journal) -> int:
-    for index, hosts in enumerate(journal.begin()["waves"]):
-        if host in hosts:
-            return index
-    raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
+        The turn may have been that of a run which was cut; then it is in the journal.
+        """
+        turn = arguments["turn"] or next(
+            event for event in reversed(journal.read()) if event["event"] == "host" and event["host"] == host
+        )
+        health, failure = arguments["health_after"], arguments["failure"]
+        vms = soaked_vms(turn["vms"], health, compared=bool(arguments["health_before"].get("vms")))
+        unreachable = bool(health.get("unreachable") or failure.get("unreachable"))
+        outcome = host_outcome(vms, unreachable, failed=bool(failure) or turn["outcome"] != "ok")
+        reason = None if outcome == "ok" else turn["reason"] or _message(failure) or _message(health)
+        same = {key: value for key, value in turn.items() if key not in ("event", "at", "run")}
+        record = journal.append("host", **{**same, "vms": vms, "outcome": outcome, "reason": reason})
+        self.say(f"[wave {turn['wave']}] {host}: after its soak {outcome}{f': {reason}' if reason else ''}")
+        return record
 
 
 def _require_planned(journal: Journal, wave: int, batch: list[str]) -> None:

@@ -20,9 +20,9 @@ description:
 options:
   series:
     description:
-      - The kernel series that the source is of, as noted in the manifest.
+      - The kernel series that the source and O(patches) are of, as noted in the manifest. It has to be that of O(release),
+        which it is by default.
     type: str
-    default: "6.12"
   release:
     description:
       - The kernel that is to load the modules (C(uname -r)), whose headers are in O(root). By default the one that runs.
@@ -119,6 +119,15 @@ EXAMPLES = r"""
     overlay: /srv/kmod/overlay
     thin: /srv/kmod/kvm_thin
 
+- name: Build it in a root of Debian 12, for its kernel
+  vmm.live_upgrade.kvm_build:
+    release: 6.1.0-56-amd64
+    patches: /srv/kmod/patches/6.1
+    overlay: /srv/kmod/overlay
+    thin: /srv/kmod/kvm_thin
+    root: /srv/bookworm
+    cache: /srv/bookworm/var/tmp/kmod
+
 - name: Build it for hosts that load signed modules only
   vmm.live_upgrade.kvm_build:
     release: 6.12.118+deb13-amd64
@@ -170,7 +179,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodSpec
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodSpec, series_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.signing import Signing
 
 
@@ -178,7 +187,7 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "series": {"type": "str", "default": "6.12"},
+            "series": {"type": "str"},
             "release": {"type": "str"},
             "source": {"type": "path"},
             "patches": {"type": "path", "required": True},
@@ -202,7 +211,7 @@ def main() -> None:
     try:
         module.exit_json(failed=False, **_build(module))
     except (LiveUpgradeError, OSError) as exc:
-        module.fail_json(msg=f"KVM {module.params['series']} was not built: {exc}")
+        module.fail_json(msg=f"KVM was not built: {exc}")
 
 
 def _build(module: AnsibleModule) -> dict[str, object]:
@@ -235,13 +244,15 @@ def _build(module: AnsibleModule) -> dict[str, object]:
 
 def _spec(module: AnsibleModule, root: Path) -> KmodSpec:
     params = module.params
-    source = params["source"] or root / "usr" / "src" / f"linux-source-{params['series']}.tar.xz"
+    release = params["release"] or os.uname().release
+    series = params["series"] or series_of(release)
+    source = params["source"] or root / "usr" / "src" / f"linux-source-{series}.tar.xz"
     signing = None
     if params["sign_key"]:
         signing = Signing(Path(params["sign_key"]), Path(params["sign_certificate"]), params["sign_hash"])
     return KmodSpec(
-        series=params["series"],
-        release=params["release"] or os.uname().release,
+        series=series,
+        release=release,
         source=Path(source),
         patches=Path(params["patches"]),
         overlay=Path(params["overlay"]),

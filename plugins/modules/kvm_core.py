@@ -55,6 +55,13 @@ options:
         is the way for a host whose VMs hold the kernel's own KVM and cannot be moved away.
     type: bool
     default: true
+  trial:
+    description:
+      - With V(true), which is for O(state=present) alone, a core that is loaded is on trial, and RV(trial) tells it, also to
+        later calls that find it loaded. So whoever goes on for one who died after the loading knows that it is his to unload.
+      - The trial ends when the core is asked for without this, is made the default or unloaded, or the host reboots.
+    type: bool
+    default: false
   state_dir:
     description:
       - Where builds live on the host.
@@ -81,6 +88,11 @@ EXAMPLES = r"""
 - name: Load a build of KVM beside the one that VMs run on
   vmm.live_upgrade.kvm_core:
     build_id: kvm-6.12.118-0123456789abcdef
+
+- name: Load it to move VMs there, and perhaps back
+  vmm.live_upgrade.kvm_core:
+    build_id: kvm-6.12.118-0123456789abcdef
+    trial: true
 
 - name: Have new VMs start on it, also after a reboot
   vmm.live_upgrade.kvm_core:
@@ -124,6 +136,10 @@ boot:
   returned: always
   type: list
   elements: str
+trial:
+  description: Whether the core is on trial afterwards.
+  returned: always
+  type: bool
 users:
   description: Who used the core before, each with C(pid) and C(vm), the name of the VM or null.
   returned: always
@@ -155,6 +171,7 @@ def main() -> None:
             "deadline_s": {"type": "float", "default": 60},
             "persist": {"type": "bool", "default": False},
             "load": {"type": "bool", "default": True},
+            "trial": {"type": "bool", "default": False},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
         },
         supports_check_mode=True,
@@ -162,6 +179,10 @@ def main() -> None:
     if not module.params["load"] and (module.params["state"] == "absent" or not module.params["persist"]):
         module.fail_json(
             msg="load=false is for state=present and state=default with persist=true: nothing would be done"
+        )
+    if module.params["trial"] and (module.params["state"] != "present" or module.params["persist"]):
+        module.fail_json(
+            msg="trial=true is for state=present without persist: a core that is the default or loaded at boot is there to stay"
         )
     kernel = Kernel()
     store = KvmStore(Path(module.params["state_dir"]), kernel.release)
@@ -191,6 +212,7 @@ def _run(module: AnsibleModule, manager: CoreManager) -> dict[str, object]:
         "actions": [str(change) for change in changes],
         "default": after.default,
         "boot": list(after.boot),
+        "trial": name in after.trials,
         "users": [{"pid": user.pid, "vm": user.vm} for user in users],
         "diff": {"before": before.text(), "after": after.text()},
     }
@@ -202,7 +224,9 @@ def _plan(module: AnsibleModule, manager: CoreManager) -> list[Change]:
         return manager.plan_absent(params["build_id"], deadline_s=params["deadline_s"], persist=params["persist"])
     if not params["load"]:
         return manager.plan_boot(params["build_id"], default=params["state"] == "default")
-    return manager.plan_present(params["build_id"], default=params["state"] == "default", persist=params["persist"])
+    return manager.plan_present(
+        params["build_id"], default=params["state"] == "default", persist=params["persist"], trial=params["trial"]
+    )
 
 
 if __name__ == "__main__":

@@ -76,6 +76,21 @@ options:
     type: list
     elements: str
     default: []
+  gate:
+    description:
+      - What is demanded of a wave. Empty, any failure fails it, and nothing is demanded of the size of the sample.
+      - V(max_failure_rate), the rate (0 to 1) that has to be shown not to be exceeded, in place of no failure at all.
+      - V(downtime_quantile), the share (0 to 1) of pauses that has to be shown to be within the budget, in place of each.
+      - V(margin) and V(controls), how much larger (0 to 1) the share of VMs whose health got worse may be than on that many
+        hosts which are yet to be upgraded.
+      - V(confidence) of all that is shown, default 0.95, for the rollout as a whole.
+      - V(unit), V(host) (default) or V(vm), what counts as independent; V(correlation) (0 to 1) of VMs on one host, for V(vm).
+      - V(min_vms), how many VMs must have moved before a wave is judged.
+      - V(soak_s), for how many seconds they must have run on the new build.
+      - V(on_inconclusive), V(pause) (default) for a person, V(grow) the wave by the next one, or V(pass). V(grow_limit), the
+        share (0 to 1, default 0.5) of the hosts that may be upgraded without proof.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -138,6 +153,10 @@ kvm_build_id:
   description: Id of the KVM build to move to, empty without one.
   returned: success
   type: str
+gate:
+  description: What is demanded of a wave, with the defaults.
+  returned: success
+  type: dict
 cores:
   description:
     - For a roll-back, per host the KVM core that VMs started from then on shall run (C(default), empty to leave it) and those

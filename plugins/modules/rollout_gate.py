@@ -18,6 +18,7 @@ description:
     passes.
   - A host without a record counts as unreachable, and an unreachable host as a failure.
   - Never fails by itself, because a failed task would keep the report from being written; see RV(stop).
+  - What is demanded is O(vmm.live_upgrade.rollout_begin#module:gate), which is in the journal.
   - In check mode all waves are judged and none stops the plan.
 options:
   journal:
@@ -31,6 +32,13 @@ options:
     type: str
     choices: [auto, never]
     default: auto
+  others:
+    description:
+      - What M(vmm.live_upgrade.vm_health) returned of hosts that are yet to be upgraded, as a loop over their names, with their
+        health before the wave as the baseline. It is what C(margin) of O(vmm.live_upgrade.rollout_begin#module:gate) is held
+        against.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -77,6 +85,21 @@ evidence:
   description: What the verdict rests on, as in docs/upgrade.schema.json.
   returned: success
   type: dict
+checks:
+  description: What the verdict consists of, check by check, as in docs/upgrade.schema.json.
+  returned: success
+  type: list
+  elements: dict
+then:
+  description:
+    - V(go_on), V(stop), V(pause) for a person, or V(grow), to take in the next wave so that there is more to judge by.
+  returned: success
+  type: str
+settle:
+  description: Hosts of the wave that stay where they are for good, so that the new KVM core becomes their default.
+  returned: success
+  type: list
+  elements: str
 stop:
   description: Whether the rollout must not go on.
   returned: success

@@ -24,14 +24,20 @@ options:
     required: true
   event:
     description:
-      - What to record. V(started) that the host's turn begins, V(host) how it went, V(rollback) how its roll-back went,
+      - What to record. V(started) that the host's turn begins, V(host) how it went, V(soaked) how its VMs were a while
+        later, V(rollback) how its roll-back went,
         V(settled) what became of its KVM cores once its wave was judged.
     type: str
-    choices: [started, host, rollback, settled]
+    choices: [started, soaked, host, rollback, settled]
     required: true
   failure:
     description:
       - The result of the task that failed, as Ansible gives it to a C(rescue).
+    type: dict
+    default: {}
+  turn:
+    description:
+      - For V(soaked), what was recorded of the host's turn; empty to take it from the journal.
     type: dict
     default: {}
   preflight:

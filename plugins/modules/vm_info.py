@@ -131,6 +131,13 @@ vms:
       description: What QEMU names as obstacles to a migration.
       type: list
       elements: str
+    cpr_vfork:
+      description: Whether the QEMU has the mode C(cpr-vfork).
+      type: bool
+    vfork_blockers:
+      description: What that mode names as obstacles. Null for a QEMU that does not hand over devices of the host by it.
+      type: list
+      elements: str
     machine_type:
       description: The machine type. An alias such as V(q35) only when QEMU cannot be asked.
       type: str

@@ -29,6 +29,14 @@ options:
     description:
       - The KVM build to move to, staged and loaded on the host. Without it each VM stays on the node of KVM that it has open.
     type: str
+  kvm_load_later:
+    description:
+      - Whether the core of O(kvm_build_id) is yet to be loaded, if it is not, so that no VM is refused for that. It is seen that
+        it is staged and could be loaded beside those that are. What it offers to VMs cannot be, and each has the
+        warning C(kvm-not-compared); M(vmm.live_upgrade.vm_upgrade) compares it before a VM is paused.
+      - On a host without a core this changes nothing. A core cannot be loaded under VMs on the kernel's own KVM.
+    type: bool
+    default: false
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -49,6 +57,12 @@ options:
       - vfork
       - cpr-transfer
     default: auto
+  accept_vfio_risk:
+    description:
+      - Whether a VM with VFIO devices that runs a QEMU older than 11.1 may be moved by V(cpr-transfer). Such a QEMU ends, and the
+        VM with it, when the new process dies early. By V(vfork) there is no such risk, and nothing to accept.
+    type: bool
+    default: false
   memory_headroom_mib:
     description:
       - MiB that must stay available on the host while a VM has two processes.
@@ -234,9 +248,11 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal
 _JUDGEMENT = {
     "build_id": {"type": "str", "required": True},
     "kvm_build_id": {"type": "str"},
+    "kvm_load_later": {"type": "bool", "default": False},
     "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
     "vms": {"type": "list", "elements": "str", "default": []},
     "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
+    "accept_vfio_risk": {"type": "bool", "default": False},
     "memory_headroom_mib": {"type": "int", "default": 256},
     "disk_headroom_mib": {"type": "int", "default": 64},
     "require_way_back": {"type": "bool", "default": True},

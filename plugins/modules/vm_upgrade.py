@@ -29,6 +29,13 @@ options:
       - With the O(build_id) that a VM runs already, its KVM alone changes.
       - Without it each VM stays on the node of KVM that it has open.
     type: str
+  kvm_load_later:
+    description:
+      - For check mode, which loads nothing. With V(true), a VM is not refused because the core of O(kvm_build_id) is not loaded,
+        when it is staged and could be loaded beside those that are. The plan says that what it offers was not compared.
+      - Without check mode it changes nothing. The core has to be loaded, and is compared before a VM is paused.
+    type: bool
+    default: false
   state_dir:
     description:
       - Where builds and transactions live on the host.
@@ -60,6 +67,12 @@ options:
       - vfork
       - cpr-transfer
     default: auto
+  accept_vfio_risk:
+    description:
+      - Whether a VM with VFIO devices that runs a QEMU older than 11.1 may be moved by V(cpr-transfer). Such a QEMU ends, and the
+        VM with it, when the new process dies early. By V(vfork) there is no such risk, and nothing to accept.
+    type: bool
+    default: false
   parallel:
     description:
       - How many VMs are upgraded at the same time.
@@ -228,7 +241,7 @@ vms:
       type: list
       elements: str
     warnings:
-      description: What did not prevent the upgrade but should be known.
+      description: What did not prevent the upgrade, or in check mode would not, but should be known.
       type: list
       elements: str
 """
@@ -250,11 +263,13 @@ def main() -> None:
         argument_spec={
             "build_id": {"type": "str", "required": True},
             "kvm_build_id": {"type": "str"},
+            "kvm_load_later": {"type": "bool", "default": False},
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
             "run_dir": {"type": "path", "default": "/run/vmm-live-upgrade"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
             "mechanism": {"type": "str", "choices": ["auto", "vfork", "cpr-transfer"], "default": "auto"},
+            "accept_vfio_risk": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 1},
             "downtime_budget_ms": {"type": "int", "default": 1000},
             "pause_budgets_ms": {"type": "dict", "default": {}},
@@ -268,18 +283,19 @@ def main() -> None:
         supports_check_mode=True,
     )
     wait_s, known = module.params.pop("wait_s"), module.params.pop("transaction_id")
+    load_later = module.params.pop("kvm_load_later")
     try:
         request = UpgradeRequest(**{key: value for key, value in module.params.items() if not key.startswith("_")})
         request.validate()
         if module.check_mode:
-            _exit(module, **_planned(request))
+            _exit(module, **_planned(request, load_later))
         _exit(module, **_upgraded(request, known, wait_s))
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
 
 
-def _planned(request: UpgradeRequest) -> dict[str, Any]:
-    plans = plan_host(request)
+def _planned(request: UpgradeRequest, kvm_load_later: bool) -> dict[str, Any]:
+    plans = plan_host(request, kvm_load_later)
     return {
         "changed": any(plan.decision == "upgrade" for plan in plans),
         "finished": True,

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All tests of the project, or some groups of them: ``run_tests.py [GROUP ...]``. Run by ``make test`` and its likes."""
+"""All tests of the project, or some groups of them: ``run_tests.py [GROUP ...]``. Run by ``make test`` and its likes.
+
+Groups that take long for what they show are run by their name only.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from step_runner import Outcome, Step, StepRunner
 PYTHON = str(VENV / "bin" / "python")
 PYTEST = (PYTHON, "-m", "pytest", "-q")
 LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
+KVM_LAB_COMMAND = (PYTHON, str(LAB), "--name", "kvm")
+BY_NAME_ONLY = ("kvm-host",)
 LAB_USERS = ("lab-tests", "lab-integration", "molecule")
 # Of the cases of `make test-kmod`, which take an hour in all, those that fail first.
 KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi")}
@@ -37,7 +42,8 @@ STEPS = [
         "mypy-tests",
         "lint",
         (
-            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod", "tests/integration/lab"),
+            *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod"),
+            *("tests/integration/lab", "tests/integration/lab_kvm"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
             *("tests/integration/load", "tests/integration/qemu", "tests/integration/report"),
         ),
@@ -62,7 +68,7 @@ STEPS = [
     Step(
         "integration",
         "integration",
-        (*PYTEST, "tests/integration", "--ignore=tests/integration/lab"),
+        (*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
         needs=("build-qemu",),
         limit_s=1800,
         pytest=True,
@@ -88,6 +94,30 @@ STEPS = [
         limit_s=1800,
     ),
     Step("lab-down", "lab", (*LAB_COMMAND, "down"), after=("lab-up", *LAB_USERS), always=True, limit_s=300),
+    Step(
+        "kvm-lab-up",
+        "kvm-host",
+        (*KVM_LAB_COMMAND, "up", "--hosts", "1", "--vms", "2"),
+        needs=("build-qemu",),
+        limit_s=1500,
+    ),
+    Step(
+        "kvm-host",
+        "kvm-host",
+        (*PYTEST, "tests/integration/lab_kvm"),
+        needs=("kvm-lab-up",),
+        cpus=2,
+        limit_s=3600,
+        pytest=True,
+    ),
+    Step(
+        "kvm-lab-down",
+        "kvm-host",
+        (*KVM_LAB_COMMAND, "down"),
+        after=("kvm-lab-up", "kvm-host"),
+        always=True,
+        limit_s=300,
+    ),
     *(
         Step(
             f"kmod-{vendor}",
@@ -107,9 +137,10 @@ STEPS = [
 
 
 def select(groups: list[str]) -> list[Step]:
-    """Return the steps of ``groups`` (all when empty), with what they need, and the clean-ups of that."""
+    """Return the steps of ``groups``, with what they need, and the clean-ups of that. Empty: all but ``BY_NAME_ONLY``."""
     known = {step.name: step for step in STEPS}
-    wanted = {step.name for step in STEPS if not step.always and (not groups or step.group in groups)}
+    groups = groups or [step.group for step in STEPS if step.group not in BY_NAME_ONLY]
+    wanted = {step.name for step in STEPS if not step.always and step.group in groups}
     while more := {need for name in wanted for need in known[name].needs} - wanted:
         wanted |= more
     wanted |= {step.name for step in STEPS if step.always and wanted & set(step.after)}

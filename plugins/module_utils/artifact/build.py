@@ -403,7 +403,7 @@ def _complaint(log: Path) -> str:
 
 def _capabilities(binary: Path) -> list[str]:
     """Ask the binary itself what it can do beyond stock QEMU."""
-    words = ('{"execute": "qmp_capabilities"}', '{"execute": "query-commands"}', '{"execute": "quit"}')
+    words = ('{"execute": "qmp_capabilities"}', '{"execute": "query-cpr-vfork"}', '{"execute": "quit"}')
     done = subprocess.run(
         [str(binary), "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"],
         input="\n".join(words),
@@ -414,7 +414,8 @@ def _capabilities(binary: Path) -> list[str]:
     )
     if done.returncode:
         raise BuildError(f"the new binary does not answer: {done.stderr.strip()[-300:]}")
-    return ["cpr-vfork"] if '"query-cpr-vfork"' in done.stdout else []
+    signs = {"cpr-vfork": '"phase"', "cpr-vfork-devices": '"blocked-reasons"'}
+    return [capability for capability, sign in signs.items() if sign in done.stdout]
 
 
 def _gnu_build_id(binary: Path) -> str:

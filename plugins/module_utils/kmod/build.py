@@ -92,6 +92,11 @@ class KmodBuilder:
 
     def plan(self, spec: KmodSpec) -> KmodPlan:
         """Look at all inputs and work out the ids. Raises ``LiveUpgradeError``."""
+        if series_of(spec.release) != spec.series:
+            raise LiveUpgradeError(
+                f"the kernel {spec.release} is not one of Linux {spec.series}, and KVM of one series does not go into a kernel "
+                f"of another: name the series of that kernel"
+            )
         kbuild = Kbuild(self._root, spec.release)
         kbuild.check()
         # A signed module is another file: a host that insists on signatures must not get the one without by its id.
@@ -172,7 +177,11 @@ class KmodBuilder:
         kbuild = Kbuild(self._root, plan.spec.release)
         self._say(f"compiling core {plan.name} of Linux {version}")
         core = tree / "arch" / "x86" / "kvm"
-        variables = {"KVM_CORE_BUILD": plan.name, "KVM_THIN": kbuild.inside(thin.parent)}
+        variables = {
+            "KVM_CORE_BUILD": plan.name,
+            "KVM_CORE_SOURCE": version,
+            "KVM_THIN": kbuild.inside(thin.parent),
+        }
         kbuild.modules(core, plan.spec.jobs, **variables)
         module = core / f"kvm_core_{plan.name}.ko"
         kbuild.strip(module)
@@ -211,6 +220,16 @@ class KmodBuilder:
         write_sbom(prefix / "sbom.cdx.json", manifest, prefix)
         files = {path.name: sha256_of(path) for path in sorted(prefix.iterdir())}
         KmodManifest.from_dict({**manifest.to_dict(), "files": files}).write(prefix)
+
+
+def series_of(release: str) -> str:
+    """Return the series that the kernel ``release`` is of, such as ``6.12``. Raises ``LiveUpgradeError``."""
+    found = re.match(r"\d+\.\d+(?!\d)", release)
+    if found is None:
+        raise LiveUpgradeError(
+            f"{release!r} is no release of a kernel: give one as uname -r tells it, such as 6.1.0-56-amd64"
+        )
+    return found[0]
 
 
 def _check_core(module: Path) -> None:

@@ -44,6 +44,18 @@ class Load(Change):
 
 
 @dataclass(frozen=True)
+class Trial(Change):
+    """Note that the core ``name`` is on trial, or that it is not any more."""
+
+    name: str
+    begins: bool
+
+    def __str__(self) -> str:
+        """Return the change in words."""
+        return f"note that core {self.name} is {'' if self.begins else 'no longer '}on trial"
+
+
+@dataclass(frozen=True)
 class Rule(Change):
     """Have udev know the nodes of cores, until the next boot."""
 
@@ -92,17 +104,19 @@ class Picture:
     modules: tuple[str, ...]
     default: str | None
     boot: tuple[str, ...]
+    trials: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return a line for each thing, for a diff."""
         lines = [f"loaded: {module}" for module in sorted(self.modules)]
         lines.append(f"default: {self.default or 'none'}")
+        lines += [f"on trial: {name}" for name in self.trials]
         lines += [f"at boot: {build}" for build in self.boot]
         return "".join(f"{line}\n" for line in lines)
 
     def after(self, changes: Sequence[Change]) -> Picture:
         """Return what the host has when ``changes`` have been made."""
-        modules, default, boot = list(self.modules), self.default, self.boot
+        modules, default, boot, trials = list(self.modules), self.default, self.boot, set(self.trials)
         for change in changes:
             if isinstance(change, Unload):
                 modules.remove(change.module)
@@ -115,4 +129,6 @@ class Picture:
                 default = change.name
             elif isinstance(change, Boot):
                 boot = change.builds
-        return Picture(tuple(modules), default, boot)
+            elif isinstance(change, Trial):
+                (trials.add if change.begins else trials.discard)(change.name)
+        return Picture(tuple(modules), default, boot, tuple(sorted(trials)))

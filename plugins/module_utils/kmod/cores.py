@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.changes impo
     Node,
     Picture,
     Rule,
+    Trial,
     Unload,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.fitness import check_fit
@@ -36,6 +37,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.state import
     read_state,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.store import KvmStore
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.trials import Trials
 
 _POLL_S = 0.1
 
@@ -49,6 +51,7 @@ class CoreManager:
         self._nodes = nodes
         self._boot = boot
         self._vm_name = vm_name
+        self._trials = Trials(kernel.root)
 
     def state(self) -> KvmState:
         """Look at the host."""
@@ -59,10 +62,13 @@ class CoreManager:
         state = self.state()
         thin = [THIN] if state.thin_loaded else []
         modules = (*state.stock, *thin, *(core.module for core in state.cores))
-        return Picture(modules, state.default, tuple(self._boot.builds()))
+        return Picture(modules, state.default, tuple(self._boot.builds()), tuple(self._trials.names()))
 
-    def plan_present(self, build_id: str, *, default: bool, persist: bool) -> list[Change]:
-        """Return what it takes to have the staged build loaded. Raises ``LiveUpgradeError`` when that cannot be."""
+    def plan_present(self, build_id: str, *, default: bool, persist: bool, trial: bool = False) -> list[Change]:
+        """Return what it takes to have the staged build loaded. Raises ``LiveUpgradeError`` when that cannot be.
+
+        ``trial``: a core that is loaded for this is on trial. One that is there already is what it is.
+        """
         build = self._store.get(build_id)
         state = self.state()
         manifest = build.manifest
@@ -70,6 +76,8 @@ class CoreManager:
         if state.core(manifest.name) is None:
             check_fit(manifest, self._kernel, state)
             build.verify()
+            if trial and manifest.name not in self._trials:
+                changes.append(Trial(manifest.name, begins=True))
             changes += self._plan_unload_stock(state)
             if not state.thin_loaded:
                 changes.append(Load(THIN, build.thin))
@@ -80,7 +88,9 @@ class CoreManager:
             changes += [*([Rule()] if self._nodes.rule_missing() else []), Node(manifest.node)]
         if default and (state.default or manifest.name) != manifest.name:
             changes.append(Default(manifest.name))
-        return [*changes, *(self._plan_boot_with(build_id, default) if persist else [])]
+        if persist:
+            changes += self._plan_boot_with(build_id, default)
+        return [*changes, *([] if trial else self._plan_end_of_trial(manifest.name))]
 
     def plan_boot(self, build_id: str, *, default: bool) -> list[Change]:
         """Return what it takes to have the staged build loaded at the next boot, not now. Raises ``LiveUpgradeError``."""
@@ -106,6 +116,7 @@ class CoreManager:
             changes.append(Unload(core.module, deadline_s))
             if len(state.cores) == 1:
                 changes.append(Unload(THIN, deadline_s))
+        changes += self._plan_end_of_trial(name_of(build_id))
         chosen = self._boot.builds()
         if build_id in chosen and not persist:
             changes.append(Boot(tuple(chosen_id for chosen_id in chosen if chosen_id != build_id)))
@@ -121,6 +132,9 @@ class CoreManager:
                 done.append(change)
         except (LiveUpgradeError, OSError) as exc:
             raise LiveUpgradeError(f"{exc}. {self._take_back(done, before, state)}") from exc
+
+    def _plan_end_of_trial(self, name: str) -> list[Change]:
+        return [Trial(name, begins=False)] if name in self._trials else []
 
     def _plan_unload_stock(self, state: KvmState) -> list[Change]:
         """The kernel's own KVM goes when nobody uses it."""
@@ -160,6 +174,8 @@ class CoreManager:
             self._unload(change)
         elif isinstance(change, Load):
             self._load(change.path)
+        elif isinstance(change, Trial):
+            (self._trials.begin if change.begins else self._trials.end)(change.name)
         elif isinstance(change, Rule):
             self._nodes.install_rule()
         elif isinstance(change, Node):
@@ -216,6 +232,8 @@ class CoreManager:
     def _undo(self, change: Change, before: Picture, state: KvmState) -> None:
         if isinstance(change, Load):
             self._kernel.unload(change.module)
+        elif isinstance(change, Trial):
+            (self._trials.end if change.begins else self._trials.begin)(change.name)
         elif isinstance(change, Unload) and change.module in (STOCK, *VENDORS):
             self._kernel.probe(change.module)
         elif isinstance(change, Unload):

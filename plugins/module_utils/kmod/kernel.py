@@ -18,6 +18,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.module_file 
 
 _UNPACKED: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
 _LOG_LINES = 4
+# EKEYREJECTED, as insmod says it
+_UNKNOWN_SIGNER = "Key was rejected by service"
 
 
 class Kernel:
@@ -87,7 +89,16 @@ class Kernel:
 
     def load(self, module: Path) -> None:
         """Load a module from its file. Raises ``LiveUpgradeError`` with what the kernel's log says of it."""
-        self._run("insmod", str(module))
+        try:
+            self._run("insmod", str(module))
+        except LiveUpgradeError as exc:
+            if _UNKNOWN_SIGNER not in str(exc):
+                raise
+            raise LiveUpgradeError(
+                f"{exc}: the kernel does not know the key that it is signed with, or it is not what was signed. Enrol the "
+                "certificate of the key on this host (mokutil --import) and reboot, or build it with a key that the kernel "
+                "knows (sign_key)"
+            ) from exc
 
     def unload(self, name: str) -> None:
         """Unload a module that nobody uses. Raises ``LiveUpgradeError``."""

@@ -20,7 +20,11 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.devices import device_options, fields_of, named
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import OLDEST_CPR, OLDEST_CPR_VFIO
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
+    OLDEST_CPR,
+    OLDEST_CPR_VFIO,
+    has_vfio,
+)
 
 _ANSWER_S = 30
 _CHUNK_BYTES = 1 << 20
@@ -46,15 +50,20 @@ class Build:
         }
         self._has_sandbox = self._run("-sandbox", "on", "-version").returncode == 0
 
+    @property
+    def hands_over_devices(self) -> bool:
+        """Whether it takes over, and hands on, VFIO devices by the mode cpr-vfork."""
+        return "cpr-vfork-devices" in self.staged.manifest.capabilities
+
     def check(self, verdict: Verdict, vm: Vm, options: list[Option]) -> None:
         """Refuse ``vm`` for what the build lacks."""
         if self.version[:2] < OLDEST_CPR:
             verdict.refuse(
                 "build-too-old", f"the build is QEMU {self.staged.manifest.version}; 10.2 is the oldest that can"
             )
-        if self.version < OLDEST_CPR_VFIO and any(device.driver.startswith("vfio-") for device in vm.passthrough):
-            message = f"the build is QEMU {self.staged.manifest.version}, whose VFIO hand-over loses VMs"
-            verdict.refuse("vfio-too-old", message)
+        if has_vfio(vm) and self.version[:2] < OLDEST_CPR_VFIO and not self.hands_over_devices:
+            message = f"the build is QEMU {self.staged.manifest.version} without our mode for VFIO devices"
+            verdict.warn("vfio-one-way", f"{message}: from there the VM can be moved on at a risk only")
         if vm.machine_type and vm.machine_type not in self.staged.manifest.machine_types:
             verdict.refuse("machine-missing", f"the build has no machine type {vm.machine_type}")
         missing = sorted(f"{kind} {name}" for kind, name in _needs(vm, options) if name not in self._offers[kind])

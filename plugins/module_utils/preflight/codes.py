@@ -38,6 +38,7 @@ REFUSALS = {
     "command-not-recreatable": "remove what is named (unplug it, or restart the VM without it), or " + _OTHER_WAY,
     # Can it do what was asked for?
     "vfork-unavailable": "ask for mechanism auto or cpr-transfer, or use builds that have the mode",
+    "vfork-blocked": "change what QEMU names, or ask for mechanism auto or cpr-transfer",
     "sandbox-spawn": "ask for mechanism auto or cpr-transfer, or restart the VM without -sandbox spawn=deny",
     # Can the process have a twin?
     "security-label": _OTHER_WAY + ": the new process cannot be given the old one's confinement",
@@ -50,7 +51,10 @@ REFUSALS = {
     "command-line-unreadable": "give the VM a command line of QEMU's usual form, or " + _OTHER_WAY,
     # Do the two builds fit?
     "qemu-too-old": _OTHER_WAY,
-    "vfio-too-old": _OTHER_WAY,
+    "vfio-too-old": (
+        "have both builds made by this collection, whose mode vfork loses no VM; or accept the risk (accept_vfio_risk: true), or "
+        + _OTHER_WAY
+    ),
     "build-too-old": "choose a build of QEMU 10.2 or newer",
     "machine-missing": "choose a build that has this machine type, or restart the VM with a newer one",
     "device-missing": "build QEMU with this device, back end or option, or restart the VM without it",
@@ -61,6 +65,7 @@ REFUSALS = {
     "kvm-not-used": "leave kvm_build_id out for this VM: it runs without KVM",
     "kvm-build-unknown": "stage the KVM build for the kernel that runs on this host, then ask again",
     "kvm-core-not-loaded": "load the core of the KVM build on this host, then ask again",
+    "kvm-core-unfit": "build KVM for the kernel that runs on this host and its kvm_thin, and stage that, then ask again",
     "kvm-node-missing": "have the core loaded and look at udev, which makes the node; a VM with a /dev of its own needs it there",
     "kvm-node-forbidden": (
         "give the node the group and mode of /dev/kvm (the udev rule 60-kvm-cores.rules does), then ask again"
@@ -93,10 +98,13 @@ WARNINGS = {
     "vmstate-forward": REFUSALS["vmstate-forward"],
     "vmstate-backward": "do not count on a rollback of this VM",
     "vmstate-unknown": "stage the build the VM runs, so that the two can be compared",
+    "kvm-not-compared": "nothing to do; load the core (kvm_core, state=present) to have it compared now",
     "kvm-default-changed": "give kvm_build_id to have the VM on the core that you want",
     "kvm-core-unknown": "mount debugfs, in which each core tells its VMs, to have it known",
     "image-open-elsewhere": "make sure that the other process is meant to use this image",
     "security-label": "check after the upgrade that the policy covers the new process",
+    "vfio-too-old": "stay by the VM during the upgrade: if the new process dies early, the VM has to be started anew",
+    "vfio-one-way": "stage a build made by this collection instead, whose mode vfork loses no VM",
     "cgroup-v1": "expect the new process outside the old one's version 1 control groups",
     "binary-deleted": "nothing to do: the upgrade is the cure",
     "hot-plugged": "nothing to do: the devices are in the new command line",

@@ -43,7 +43,9 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.kvm_place impo
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.mechanisms import (
     Obstacle,
     command_obstacles,
-    cpr_transfer_obstacles,
+    common_obstacles,
+    has_vfio,
+    vfio_transfer_obstacles,
     vfork_obstacles,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.recreate import plan_command
@@ -100,7 +102,7 @@ def judge_host(request: PreflightRequest) -> list[Judged]:
 def _open(vm: Vm, request: PreflightRequest, kvm: KvmHost) -> Judged:
     """Begin the verdict: ``already`` for a VM that is where it was asked to be, with its QEMU and with its KVM."""
     before = kvm.place_of(vm.pid, vm.kvm_device) if vm.kvm_device else None
-    move = kvm.move(before, request.kvm_build_id)
+    move = kvm.move(before, request.kvm_build_id, request.kvm_load_later)
     verdict = Verdict(
         name=vm.name,
         pid=vm.pid,
@@ -136,6 +138,9 @@ def _choose_mechanism(verdict: Verdict, vm: Vm, options: list[Option], court: _C
     obstacles = vfork_obstacles(vm, options)
     if "cpr-vfork" not in court.build.staged.manifest.capabilities:
         obstacles.append(Obstacle("vfork-unavailable", "the new build has no mode cpr-vfork"))
+    elif has_vfio(vm) and not court.build.hands_over_devices:
+        message = "the mode cpr-vfork of the new build is too old to take VFIO devices over"
+        obstacles.append(Obstacle("vfork-unavailable", message))
     wanted = court.request.mechanism
     if wanted == "vfork":
         for obstacle in obstacles:
@@ -147,6 +152,11 @@ def _choose_mechanism(verdict: Verdict, vm: Vm, options: list[Option], court: _C
         why = "; ".join(obstacle.message for obstacle in obstacles) if wanted == "auto" else "it was asked for"
         verdict.mechanism = "cpr-transfer"
         verdict.mechanism_reason = f"both builds are 10.2 or newer; not vfork: {why}" if wanted == "auto" else why
+        for obstacle in vfio_transfer_obstacles(vm):
+            if court.request.accept_vfio_risk:
+                verdict.warn(obstacle.code, f"{obstacle.message}; this was accepted")
+            else:
+                verdict.refuse(obstacle.code, obstacle.message)
     return verdict.mechanism
 
 
@@ -166,7 +176,7 @@ def _check_all(verdict: Verdict, item: Judged, court: _Court) -> None:
     except (LiveUpgradeError, ValueError) as exc:
         verdict.refuse("command-line-unreadable", str(exc))
         return
-    for obstacle in cpr_transfer_obstacles(vm):
+    for obstacle in common_obstacles(vm):
         verdict.refuse(obstacle.code, obstacle.message)
     if court.names[vm.name] > 1:
         verdict.refuse("name-ambiguous", f"{court.names[vm.name]} processes bear the name {vm.name}")

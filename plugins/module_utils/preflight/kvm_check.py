@@ -32,7 +32,7 @@ def check_node(verdict: Verdict, vm: Vm, move: KvmMove) -> None:
 
     Forks: to be called while the process has one thread.
     """
-    if move.after is None:
+    if move.after is None or move.to_come:
         return
     node = move.after.device
     try:
@@ -52,7 +52,10 @@ def check_node(verdict: Verdict, vm: Vm, move: KvmMove) -> None:
 
 
 def check_kvm(verdict: Verdict, vm: Vm, move: KvmMove, host: KvmHost, build_id: str | None) -> None:
-    """Refuse ``vm`` when the KVM that it would come to is not there, or offers less than the one that it runs on."""
+    """Refuse ``vm`` when the KVM that it would come to is not there, or offers less than the one that it runs on.
+
+    One that is to come is looked at as far as that goes, and the rest is told.
+    """
     if build_id is not None:
         if move.before is None:
             verdict.refuse("kvm-not-used", f"the VM runs on {vm.accelerator or 'an unknown accelerator'}, not on KVM")
@@ -61,6 +64,9 @@ def check_kvm(verdict: Verdict, vm: Vm, move: KvmMove, host: KvmHost, build_id: 
             host.staged(build_id)
         except LiveUpgradeError as exc:
             verdict.refuse("kvm-build-unknown", str(exc))
+        if move.to_come:
+            _check_to_come(verdict, host, build_id)
+            return
         if name_of(build_id) not in host.loaded:
             loaded = (
                 f"loaded are: {', '.join(host.loaded)}" if host.loaded else "kvm_thin has no core, or is not loaded"
@@ -82,6 +88,22 @@ def check_kvm(verdict: Verdict, vm: Vm, move: KvmMove, host: KvmHost, build_id: 
         host.loaded and move.before.core is None
     ):
         _compare(verdict, vm, move.after.device)
+
+
+def _check_to_come(verdict: Verdict, host: KvmHost, build_id: str) -> None:
+    """Nobody loads a core to look at it: it might be in the way of nothing, but a plan touches nothing."""
+    try:
+        unfit = host.unfit(build_id)
+    except LiveUpgradeError:
+        return  # it is not staged, and refused for that
+    if unfit:
+        verdict.refuse("kvm-core-unfit", f"the core of {build_id} is not loaded, and cannot be: {'; '.join(unfit)}")
+    else:
+        verdict.warn(
+            "kvm-not-compared",
+            f"the core of {build_id} is not loaded, so what it offers was not compared with what the VM has; that is done "
+            "once it is loaded, before the VM is paused, and refuses the VM where it offers less",
+        )
 
 
 def _not_opened(node: str, vm: Vm, error: OSError) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class PreflightRequest:
     """What to judge. ``vms`` empty means all VMs of the host; the head-rooms must be left over, in MiB.
 
     ``kvm_build_id``: the KVM build to move to, null leaves each VM on its node. ``kvm_root``: below what the nodes and /sys are
-    looked for, which tests alone change.
+    looked for, which tests alone change. ``kvm_load_later``: whether its core is yet to be loaded, if it is not.
     """
 
     build_id: str
@@ -28,8 +28,10 @@ class PreflightRequest:
     disk_headroom_mib: int = 64
     require_way_back: bool = True
     require_vmstate_check: bool = True
+    accept_vfio_risk: bool = False
     kvm_build_id: str | None = None
     kvm_root: str = "/"
+    kvm_load_later: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class UpgradeRequest:
     vms: list[str] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     mechanism: str = "auto"
+    accept_vfio_risk: bool = False
     parallel: int = 1
     downtime_budget_ms: int = 1000
     pause_budgets_ms: dict[str, Any] = field(default_factory=dict)

@@ -34,6 +34,7 @@ class VmPlan:
     new_build_id: str
     budget: PauseBudget
     kvm: KvmMove
+    warnings: tuple[str, ...] = ()
 
     def result(self, planned: bool = False) -> VmResult:
         """Return the result of a VM that nothing is done to; ``planned`` in check mode."""
@@ -53,6 +54,7 @@ class VmPlan:
             kvm_build_id_before=self.kvm.build_id_before,
             kvm_build_id=self.kvm.build_id_after if outcome == "planned" else self.kvm.build_id_before,
             error=self.error,
+            warnings=list(self.warnings) if planned else [],
         )
 
     def diff(self) -> dict[str, str]:
@@ -60,7 +62,7 @@ class VmPlan:
         with open_monitor(self.vm) as monitor:
             command = plan_command(self.vm, monitor, self.build_dir, str(self.mechanism), self.kvm.node)
         before, after = diff(self.vm.argv, command.argv)
-        changes = [*command.changes, f"the longest pause allowed: {self.budget}"]
+        changes = [*command.changes, f"the longest pause allowed: {self.budget}", *self.warnings]
         notes = "".join(f"# {change}\n" for change in changes)
         return {
             "before_header": f"{self.vm.name} (process {self.vm.pid}, {self.vm.build_id or self.vm.exe})",
@@ -70,9 +72,10 @@ class VmPlan:
         }
 
 
-def plan_host(request: UpgradeRequest) -> list[VmPlan]:
+def plan_host(request: UpgradeRequest, kvm_load_later: bool = False) -> list[VmPlan]:
     """Decide for every VM that ``request`` selects, in the order in which they would be taken.
 
+    ``kvm_load_later``: the core to move to may be one that is yet to be loaded; nothing can be carried out by such a plan.
     Raises ``LiveUpgradeError`` when the build is not staged or a VM of that name does not run here.
     """
     staged = BuildStore(Path(request.state_dir)).get(request.build_id)
@@ -81,8 +84,10 @@ def plan_host(request: UpgradeRequest) -> list[VmPlan]:
         state_dir=request.state_dir,
         vms=request.vms,
         mechanism=request.mechanism,
+        accept_vfio_risk=request.accept_vfio_risk,
         kvm_build_id=request.kvm_build_id,
         kvm_root=request.kvm_root,
+        kvm_load_later=kvm_load_later,
     )
     judged = judge_host(preflight)
     _check_order(request, judged)
@@ -102,8 +107,10 @@ def _plan(item: Judged, build_dir: Path, build_id: str, budget: PauseBudget) -> 
             f"State: untouched, still running on {item.vm.build_id or item.vm.exe}."
         )
     decision = {"go": "upgrade", "refuse": "refused"}.get(verdict.verdict, verdict.verdict)
+    warnings = tuple(finding.message for finding in verdict.warnings)
     return VmPlan(
-        item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error, build_dir, build_id, budget, item.kvm
+        *(item.vm, decision, verdict.mechanism, verdict.mechanism_reason, error),
+        *(build_dir, build_id, budget, item.kvm, warnings),
     )
 
 

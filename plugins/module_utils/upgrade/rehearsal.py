@@ -19,7 +19,6 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge i
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import (
     PreflightRequest,
     Rehearsal,
-    Verdict,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork, Rehearsed
@@ -59,7 +58,7 @@ def rehearse_host(request: PreflightRequest, limits_of: Callable[[str], Limits])
 def leave_out_rehearsals(judged: list[Judged], why: str) -> None:
     """Note on every verdict that a rehearsal was asked for and not done, though it could have been."""
     for item in judged:
-        item.verdict.rehearsal = Rehearsal("not_done", _why_not(item.verdict) or why)
+        item.verdict.rehearsal = Rehearsal("not_done", _why_not(item) or why)
         if item.verdict.verdict == "go":
             item.verdict.warn("not-rehearsed", f"no rehearsal was done: {item.verdict.rehearsal.reason}")
 
@@ -77,19 +76,22 @@ def _take(lock: HostLock, state_dir: Path) -> None:
         )
 
 
-def _why_not(verdict: Verdict) -> str | None:
+def _why_not(item: Judged) -> str | None:
+    verdict = item.verdict
     if verdict.verdict == "already":
         return verdict.mechanism_reason
     if verdict.verdict == "refuse":
         return "the VM is refused without one"
     if verdict.mechanism != "vfork":
         return f"the VM would be moved by {verdict.mechanism}; only vfork can rehearse"
+    if item.kvm.to_come:
+        return "its KVM core is not loaded"
     return None
 
 
 def _rehearse(item: Judged, build_dir: Path, limits: Limits) -> None:
     verdict = item.verdict
-    why_not = _why_not(verdict)
+    why_not = _why_not(item)
     if why_not:
         leave_out_rehearsals([item], why_not)
         return

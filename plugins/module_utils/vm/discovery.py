@@ -130,6 +130,7 @@ def _fill_state(vm: Vm, answers: Answers) -> None:
     if version:
         vm.version = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
     vm.cpr_vfork = "cpr_vfork" in answers.said
+    vm.vfork_blockers = answers.mapping("cpr_vfork").get("blocked-reasons")
     vm.status = answers.mapping("status").get("status")
     if "migration" in answers.said:
         vm.migration_status = answers.mapping("migration").get("status", "none")

@@ -109,6 +109,7 @@ class Vm:
     migration_status: str | None = None
     migration_blockers: list[str] = field(default_factory=list)
     cpr_vfork: bool = False
+    vfork_blockers: list[str] | None = None
     machine_type: str | None = None
     accelerator: str | None = None
     kvm_device: str | None = None

@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.fitness import refusals
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kernel import Kernel
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import KmodManifest, name_of
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.state import listed_cores
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.state import listed_cores, read_state
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.store import KvmStore
 
 _NODE = re.compile(r"kvm-([0-9a-f]{16})")
@@ -36,12 +37,14 @@ class KvmPlace:
 class KvmMove:
     """Where a VM is and where its upgrade leaves it; null for a VM without KVM.
 
-    ``node``: the one that the new process is told to open; null leaves its options as they are.
+    ``node``: the one that the new process is told to open; null leaves its options as they are. ``to_come``: the core is not
+    loaded yet, and is to be before the VM is moved, so that nothing can be asked through its node.
     """
 
     before: KvmPlace | None = None
     after: KvmPlace | None = None
     node: str | None = None
+    to_come: bool = False
 
     @property
     def build_id_before(self) -> str | None:
@@ -67,9 +70,9 @@ class KvmHost:
     def __init__(self, state_dir: Path, root: Path = Path("/")) -> None:
         """``root`` is what nodes and /sys are below: another one in tests only."""
         self._root = root
-        kernel = Kernel(root)
-        self._store = KvmStore(state_dir, kernel.release)
-        self._defaults = {core.name: core.default for core in listed_cores(kernel)}
+        self._kernel = Kernel(root)
+        self._store = KvmStore(state_dir, self._kernel.release)
+        self._defaults = {core.name: core.default for core in listed_cores(self._kernel)}
 
     @property
     def loaded(self) -> list[str]:
@@ -89,6 +92,10 @@ class KvmHost:
         """Return the manifest of a build staged for the kernel that runs. Raises ``LiveUpgradeError`` when it is not."""
         return self._store.get(build_id).manifest
 
+    def unfit(self, build_id: str) -> list[str]:
+        """Return why a staged build could not be loaded, in words. Raises ``LiveUpgradeError`` when it is not staged."""
+        return refusals(self.staged(build_id), self._kernel, read_state(self._kernel, self._store, lambda _pid: None))
+
     def place_of(self, pid: int, device: str) -> KvmPlace:
         """Tell where the VM of process ``pid`` is, which has ``device`` open.
 
@@ -103,13 +110,17 @@ class KvmHost:
             found = self.loaded
         return self._place(device, found[0] if len(found) == 1 else None)
 
-    def move(self, before: KvmPlace | None, build_id: str | None) -> KvmMove:
-        """Return the move of a VM to ``build_id``; None leaves it on its node."""
+    def move(self, before: KvmPlace | None, build_id: str | None, load_later: bool = False) -> KvmMove:
+        """Return the move of a VM to ``build_id``; None leaves it on its node.
+
+        ``load_later``: its core may be one that is yet to be loaded, beside those that are.
+        """
         if before is None:
             return KvmMove()
         if build_id is not None:
-            node = self.node_of(build_id)
-            return KvmMove(before, KvmPlace(node, name_of(build_id), build_id), node)
+            node, core = self.node_of(build_id), name_of(build_id)
+            to_come = load_later and bool(self.loaded) and core not in self.loaded
+            return KvmMove(before, KvmPlace(node, core, build_id), node, to_come)
         if _NODE.fullmatch(os.path.basename(before.device)):
             return KvmMove(before, before)
         return KvmMove(before, self._place(before.device, self.default))

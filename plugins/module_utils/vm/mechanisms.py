@@ -17,8 +17,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.devices import
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Mechanism, RamBlock, Vm
 
 OLDEST_CPR = (10, 2)
-# Before this a target that dies early takes a source with VFIO devices with it.
-OLDEST_CPR_VFIO = (11, 0)
+# Before this a source with VFIO devices does not survive a target that dies early.
+OLDEST_CPR_VFIO = (11, 1)
 _VFIO = re.compile(r"vfio-.*")
 _NICS_OF_ONE_PROCESS = ("vhost-user", "vhost-vdpa", "vde", "l2tpv3", "af-xdp", "passt")
 _MIGRATION_IDLE = {None, "none", "completed", "failed", "cancelled"}
@@ -42,8 +42,9 @@ class Obstacle:
 
 def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     """Return mechanism → whether ``vm`` can be moved by it, and why not."""
-    transfer = [*cpr_transfer_obstacles(vm), *command_obstacles(vm, options)]
-    vfork = [*transfer, *vfork_obstacles(vm, options)]
+    common = [*common_obstacles(vm), *command_obstacles(vm, options)]
+    transfer = [*common, *vfio_transfer_obstacles(vm)]
+    vfork = [*common, *vfork_obstacles(vm, options)]
     execute = [*transfer, *_sandbox_obstacles(options)]
     migration = [*_state_obstacles(vm), *_local_migration_obstacles(vm)]
     return {
@@ -56,8 +57,8 @@ def judge(vm: Vm, options: list[Option]) -> dict[str, Mechanism]:
     }
 
 
-def cpr_transfer_obstacles(vm: Vm) -> list[Obstacle]:
-    """Return why ``cpr-transfer`` cannot move ``vm``, whatever its new command line is; empty when it can."""
+def common_obstacles(vm: Vm) -> list[Obstacle]:
+    """Return why neither ``vfork`` nor ``cpr-transfer`` can move ``vm``, whatever its new command line is."""
     return [
         *_state_obstacles(vm),
         *_version_obstacles(vm),
@@ -68,11 +69,29 @@ def cpr_transfer_obstacles(vm: Vm) -> list[Obstacle]:
 
 
 def vfork_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
-    """Return what stands in the way of ``vfork`` beyond that of ``cpr-transfer``."""
+    """Return what stands in the way of ``vfork`` alone."""
     found = []
     if not vm.cpr_vfork:
         found.append(Obstacle("vfork-unavailable", "the QEMU that the VM runs has no mode cpr-vfork"))
+    elif has_vfio(vm):
+        if vm.vfork_blockers is None:
+            message = "the mode cpr-vfork of the QEMU that the VM runs is too old to hand VFIO devices over"
+            found.append(Obstacle("vfork-unavailable", message))
+        found += [Obstacle("vfork-blocked", f"QEMU says: {reason}") for reason in vm.vfork_blockers or []]
     return [*found, *_sandbox_obstacles(options)]
+
+
+def has_vfio(vm: Vm) -> bool:
+    """Tell whether the VM has a device of the host through VFIO."""
+    return any(_VFIO.fullmatch(device.driver) for device in vm.passthrough)
+
+
+def vfio_transfer_obstacles(vm: Vm) -> list[Obstacle]:
+    """Return what stands in the way of ``cpr-transfer`` alone: a risk, which a person may accept."""
+    if not has_vfio(vm) or not vm.version_tuple or vm.version_tuple[:2] >= OLDEST_CPR_VFIO:
+        return []
+    message = f"QEMU {vm.version} loses a VM with VFIO devices when the new process of a cpr-transfer dies early"
+    return [Obstacle("vfio-too-old", message)]
 
 
 def command_obstacles(vm: Vm, options: list[Option]) -> list[Obstacle]:
@@ -149,12 +168,8 @@ def _ram_obstacles(blocks: list[RamBlock]) -> list[Obstacle]:
 def _device_obstacles(vm: Vm) -> list[Obstacle]:
     obstacles = []
     for device in vm.passthrough:
-        who = f"{device.driver} {device.id or device.host}".strip()
-        if _VFIO.fullmatch(device.driver):
-            if vm.version_tuple and vm.version_tuple < OLDEST_CPR_VFIO:
-                message = f"{who}: QEMU {vm.version} loses a VM with VFIO devices when the new process dies early"
-                obstacles.append(Obstacle("vfio-too-old", message))
-        else:
+        if not _VFIO.fullmatch(device.driver):
+            who = f"{device.driver} {device.id or device.host}".strip()
             obstacles.append(Obstacle("device-not-coverable", f"{who} cannot be handed to another process"))
     return obstacles
 

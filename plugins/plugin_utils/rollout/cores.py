@@ -50,7 +50,8 @@ def kvm_record(load: Result, found: Result, choose: Result, unload: Result) -> d
     chosen = next((build_id for build_id, item in _items(choose) if item.get("changed")), None)
     before = next((core["build_id"] for core in cores if core["default"]), None)
     return {
-        "loaded": [build_id for build_id, item in _items(load) if item.get("changed")],
+        # one on trial was loaded by a rollout that did not live to say so, and whose VMs these are
+        "loaded": [build_id for build_id, item in _items(load) if item.get("changed") or item.get("trial")],
         "default": chosen,
         "previous_default": before if chosen else None,
         "unloaded": [build_id for build_id, item in _items(unload) if item.get("changed")],

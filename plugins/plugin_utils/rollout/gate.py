@@ -1,28 +1,62 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The judgement after a wave: PASS, FAIL or INCONCLUSIVE, with its evidence. Inconclusive never passes.
+"""The judgement after a wave: PASS, FAIL or INCONCLUSIVE, with its evidence. Inconclusive is never called a PASS.
 
 PRIVATE to the collection.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import findings
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.bounds import CONFIDENCE, upper_failure_bound
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import (
-    GOOD_OUTCOMES,
-    groups_before,
-    is_good,
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks import (
+    ALL,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    Check,
+    comparison,
+    downtime_quantile,
+    downtime_told,
+    failure_rate,
+    failures_told,
+    hard_stop,
+    health_told,
+    minimum,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.findings import (
+    Finding,
+    Record,
+    budget_of,
+    find,
+    is_over_budget,
+    outcome_of,
+    vms_of,
+)
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.sample import Sample, sample_of
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
-
-Record = Mapping[str, Any]
+__all__ = [
+    "FAIL",
+    "INCONCLUSIVE",
+    "PASS",
+    "Evidence",
+    "Gate",
+    "budget_of",
+    "is_over_budget",
+    "judge",
+    "loaded_cores",
+    "previous_defaults_of",
+    "rollback_targets",
+]
 
 
 @dataclass(frozen=True)
@@ -48,72 +82,32 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Gate:
-    """A verdict, why, and on what evidence."""
+    """A verdict, why, on what evidence, and check by check."""
 
     verdict: str
     reasons: list[str]
     evidence: Evidence
+    checks: list[Check] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready data."""
         return asdict(self)
 
 
-def judge(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_ms: float | None) -> Gate:
+def judge(
+    hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_ms: float | None, look: Look | None = None
+) -> Gate:
     """Judge the wave of ``hosts`` by the host ``records`` (name → record) that exist.
 
     A host without a record was lost on the way and counts as unreachable. ``vms`` and ``failures`` count VMs that had to
     move; VMs which were on the build already prove nothing about the upgrade, but let a wave pass. ``downtime_budget_ms`` is for
-    VMs whose class has no budget of its own.
+    VMs whose class has no budget of its own. ``look`` tells what is demanded and what was seen before; without one any failure
+    fails the wave, and nothing is demanded of its size.
     """
-    vms = [(host, vm) for host in hosts if host in records for vm in records[host]["vms"]]
-    moved = [(host, vm) for host, vm in vms if vm["outcome"] != "already"]
-    downtimes = [vm["downtime_ms"] for _host, vm in moved if vm.get("downtime_ms") is not None]
-    unmeasured = [item for item in moved if item[1]["outcome"] == "upgraded" and item[1].get("downtime_ms") is None]
-    unjudged = [_label(item) for item in unmeasured if budget_of(item[1], downtime_budget_ms) is not None]
-    over_budget = [item for item in moved if is_over_budget(item[1], downtime_budget_ms)]
-    regressed = [item for item in vms if (item[1].get("health") or {}).get("regressions")]
-    bad = [item for item in moved if item[1]["outcome"] not in GOOD_OUTCOMES]
-    failed_moves = {_label(item) for item in [*bad, *over_budget, *regressed] if item[1]["outcome"] != "already"}
-
-    reasons = _host_reasons(hosts, records)
-    reasons += [f"{_label(item)}: {item[1]['outcome']}{_because(item[1])}" for item in bad]
-    reasons += [
-        f"{_label(item)}: downtime {item[1]['downtime_ms']:.1f} ms is over the budget of "
-        f"{budget_of(item[1], downtime_budget_ms):g} ms"
-        for item in over_budget
-    ]
-    reasons += [
-        f"{_label(item)}: less healthy than before: {'; '.join(item[1]['health']['regressions'])}" for item in regressed
-    ]
-
-    verdict = FAIL if reasons else PASS
-    if verdict == PASS and not vms:
-        verdict, reasons = INCONCLUSIVE, ["no VM was upgraded and none was on the build already: nothing was proved"]
-    elif verdict == PASS and unjudged:
-        verdict = INCONCLUSIVE
-        reasons = [f"no downtime was measured for {', '.join(unjudged)}, so the budget cannot be judged"]
-    return Gate(
-        verdict=verdict,
-        reasons=reasons,
-        evidence=Evidence(
-            hosts=len(hosts),
-            hosts_failed=sum(1 for host in hosts if _outcome(host, records) == "failed"),
-            hosts_unreachable=sum(1 for host in hosts if _outcome(host, records) == "unreachable"),
-            vms=len(moved),
-            vms_already=len(vms) - len(moved),
-            failures=len(failed_moves),
-            downtime_measured=len(downtimes),
-            downtime_unmeasured=len(unmeasured),
-            downtime_median_ms=statistics.median(downtimes) if downtimes else None,
-            downtime_max_ms=max(downtimes, default=None),
-            downtime_budget_ms=downtime_budget_ms,
-            over_budget=len(over_budget),
-            health_regressions=len(regressed),
-            failure_rate_upper_bound=upper_failure_bound(len(failed_moves), len(moved)),
-            confidence=CONFIDENCE,
-        ),
-    )
+    wave = _Wave(hosts, records, downtime_budget_ms, look or Look())
+    checks = wave.checks()
+    verdict = next((verdict for verdict in (FAIL, INCONCLUSIVE) if any(c.verdict == verdict for c in checks)), PASS)
+    return Gate(verdict, wave.reasons(checks) if verdict != PASS else [], wave.evidence(), checks)
 
 
 def rollback_targets(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
@@ -132,38 +126,180 @@ def loaded_cores(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[st
     return {host: cores for host, cores in found.items() if cores and records[host]["outcome"] != "unreachable"}
 
 
-def _outcome(host: str, records: Mapping[str, Record]) -> str:
-    return str(records[host]["outcome"]) if host in records else "unreachable"
+def previous_defaults_of(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[str, str]:
+    """Return per host the build that new VMs started on before this rollout changed it, where it did."""
+    changed = {host: records[host] for host in hosts if host in records and records[host]["default_changed"]}
+    return {host: record["previous_default"] for host, record in changed.items() if record["previous_default"]}
 
 
-def _host_reasons(hosts: Sequence[str], records: Mapping[str, Record]) -> list[str]:
-    """Reasons that are the host's own; those of its VMs are listed VM by VM."""
-    reasons = []
-    for host in hosts:
-        if host not in records:
-            reasons.append(f"{host}: unreachable: it left the play before its outcome was known")
-        elif records[host]["outcome"] == "unreachable":
-            reasons.append(f"{host}: unreachable{_because(records[host])}")
-        elif records[host]["outcome"] == "failed" and all(is_good(vm) for vm in records[host]["vms"]):
-            reasons.append(f"{host}: failed{_because(records[host])}")
-    return reasons
+class _Wave:
+    """What is known of a wave when it is judged, and of the waves before it."""
+
+    def __init__(
+        self, hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_ms: float | None, look: Look
+    ) -> None:
+        self._hosts = list(hosts)
+        self._records = records
+        self._budget_ms = downtime_budget_ms
+        self._look = look
+        self._policy = look.policy
+        self._vms = vms_of(hosts, records)
+        self._moved = [(host, vm) for host, vm in self._vms if vm["outcome"] != "already"]
+        self._found = find(hosts, records, downtime_budget_ms)
+        # The doubt that is allowed for the whole rollout is shared by its looks, one per wave: what is shown once by chance
+        # would be shown the more likely the more often one looks.
+        self._confidence = 1 - (1 - self._policy.confidence) / look.looks
+
+    def checks(self) -> list[Check]:
+        """Return all checks, those first that stop a rollout by themselves."""
+        found = [self._hard_stop(), self._failures(), self._health(), *self._downtimes()]
+        so_far = [*self._look.earlier, *self._hosts]
+        moved = sum(vm["outcome"] != "already" for _host, vm in vms_of(so_far, self._records))
+        if 0 < moved < self._policy.min_vms:
+            found.append(minimum(moved, self._policy.min_vms))
+        if self._is_compared():
+            margin = self._policy.margin or 0.0
+            upgraded = sample_of(self._flags([findings.HEALTH], so_far), self._policy)
+            others = sample_of(self._look.others, self._policy)
+            found.append(comparison(upgraded, others, margin, self._confidence))
+        return found
+
+    def reasons(self, checks: Sequence[Check]) -> list[str]:
+        """Return why the wave did not pass: what was demanded and not shown, then what went wrong, one by one."""
+        unjudged = self._unjudged()
+        texts = [check.text for check in checks if check.verdict != PASS and self._is_demanded(check)]
+        texts += [finding.text for finding in self._found]
+        if unjudged and not self._found and self._policy.downtime_quantile is None:
+            texts += [f"no downtime was measured for {', '.join(unjudged)}, so the budget cannot be judged"]
+        return texts
+
+    def evidence(self) -> Evidence:
+        """Return the figures that are told whatever is demanded."""
+        downtimes = [vm["downtime_ms"] for _host, vm in self._moved if vm.get("downtime_ms") is not None]
+        failed = self._failed_moves()
+        outcomes = [outcome_of(host, self._records) for host in self._hosts]
+        return Evidence(
+            hosts=len(self._hosts),
+            hosts_failed=outcomes.count("failed"),
+            hosts_unreachable=outcomes.count("unreachable"),
+            vms=len(self._moved),
+            vms_already=len(self._vms) - len(self._moved),
+            failures=failed,
+            downtime_measured=len(downtimes),
+            downtime_unmeasured=len(self._unmeasured()),
+            downtime_median_ms=statistics.median(downtimes) if downtimes else None,
+            downtime_max_ms=max(downtimes, default=None),
+            downtime_budget_ms=self._budget_ms,
+            over_budget=sum(finding.kind == findings.PAUSE for finding in self._found),
+            health_regressions=sum(finding.kind == findings.HEALTH for finding in self._found),
+            failure_rate_upper_bound=upper_failure_bound(failed, len(self._moved)),
+            confidence=CONFIDENCE,
+        )
+
+    def _hard_stop(self) -> Check:
+        return hard_stop([finding for finding in self._found if finding.hard], len(self._vms))
+
+    def _failures(self) -> Check:
+        limit = self._policy.max_failure_rate
+        if limit is not None and (self._vms or self._counted()):
+            kinds = self._counted_kinds()
+            wave = sample_of(self._flags(kinds, self._hosts), self._policy)
+            so_far = sample_of(self._flags(kinds, [*self._look.earlier, *self._hosts]), self._policy)
+            return failure_rate(wave, so_far, limit, self._confidence)
+        verdict = FAIL if self._counted() else PASS if self._vms else INCONCLUSIVE
+        hosts = sum(finding.kind == findings.HOST for finding in self._found)
+        return failures_told(Sample(self._failed_moves(), len(self._moved)), hosts, verdict, self._policy.confidence)
+
+    def _health(self) -> Check:
+        worse = sum(finding.kind == findings.HEALTH for finding in self._found)
+        judged_here = self._policy.max_failure_rate is None and not self._is_compared()
+        soaked = self._look.soaked_s
+        upgraded = {host for host, vm in self._moved if vm["outcome"] == "upgraded"}
+        unsoaked = sorted(host for host in upgraded if soaked.get(host, 0.0) < self._policy.soak_s)
+        return health_told(worse, len(self._vms), judged_here, unsoaked, self._policy.soak_s)
+
+    def _downtimes(self) -> list[Check]:
+        found = []
+        for subject in sorted({_subject(vm) for _host, vm in self._moved if vm["outcome"] == "upgraded"}):
+            own = [(host, vm) for host, vm in self._moved if _subject(vm) == subject]
+            budget_ms = budget_of(next(vm for _host, vm in own if vm["outcome"] == "upgraded"), self._budget_ms)
+            if budget_ms is not None and self._policy.downtime_quantile is not None:
+                so_far = self._pauses(subject, [*self._look.earlier, *self._hosts])
+                wave = self._pauses(subject, self._hosts)
+                found.append(downtime_quantile(subject, wave, so_far, budget_ms, self._policy, self._confidence))
+                continue
+            names = {(host, vm["name"]) for host, vm in own}
+            over = any(
+                finding.kind == findings.PAUSE and (finding.host, finding.vm) in names for finding in self._found
+            )
+            unmeasured = any(_is_unmeasured(vm) for _host, vm in own)
+            measured = {
+                host: [ms for ms in values if ms != math.inf]
+                for host, values in self._pauses(subject, self._hosts).items()
+            }
+            verdict = FAIL if over else INCONCLUSIVE if unmeasured and budget_ms is not None else PASS
+            found.append(downtime_told(subject, measured, budget_ms, verdict, self._policy.confidence))
+        return found
+
+    def _is_compared(self) -> bool:
+        """Whether health is held against that of VMs which were not touched meanwhile, in place of by itself."""
+        return self._policy.margin is not None and self._look.has_others
+
+    def _is_demanded(self, check: Check) -> bool:
+        """Whether a check is more than what the single findings tell already."""
+        if check.check == "failure_rate":
+            return not self._found or self._policy.max_failure_rate is not None or check.n_needed is not None
+        if check.check == "health":
+            return check.verdict == INCONCLUSIVE
+        if check.check == "downtime":
+            return self._policy.downtime_quantile is not None and check.limit is not None
+        return check.check == "comparison"
+
+    def _counted_kinds(self) -> list[str]:
+        kinds = [findings.HOST, findings.OUTCOME]
+        kinds += [findings.PAUSE] if self._policy.downtime_quantile is None else []
+        return kinds if self._is_compared() else [*kinds, findings.HEALTH]
+
+    def _counted(self) -> list[Finding]:
+        return [finding for finding in self._found if finding.kind in self._counted_kinds()]
+
+    def _failed_moves(self) -> int:
+        moved = {(host, vm["name"]) for host, vm in self._moved}
+        return len({(finding.host, finding.vm) for finding in self._found} & moved)
+
+    def _flags(self, kinds: Sequence[str], hosts: Sequence[str]) -> dict[str, list[bool]]:
+        """Per host whether each of its VMs that had to move, or got worse, is bad by ``kinds``; a bad host counts as a VM."""
+        bad = {(f.host, f.vm) for f in find(hosts, self._records, self._budget_ms) if f.kind in kinds}
+        flags: dict[str, list[bool]] = {host: [] for host in hosts}
+        for host, vm in vms_of(hosts, self._records):
+            is_bad = (host, vm["name"]) in bad
+            if is_bad or vm["outcome"] != "already":
+                flags[host].append(is_bad)
+        for host in hosts:
+            flags[host] += [True] if (host, "") in bad else []
+        return flags
+
+    def _pauses(self, subject: str, hosts: Sequence[str]) -> dict[str, list[float]]:
+        """Per host the pauses of the VMs of a class that were upgraded, infinite where they could not be measured."""
+        pauses: dict[str, list[float]] = {}
+        for host, vm in vms_of(hosts, self._records):
+            if _subject(vm) == subject and (vm["outcome"] == "upgraded" or vm.get("downtime_ms") is not None):
+                measured = vm.get("downtime_ms")
+                pauses.setdefault(host, []).append(math.inf if measured is None else float(measured))
+        return pauses
+
+    def _unmeasured(self) -> list[tuple[str, Record]]:
+        return [item for item in self._moved if _is_unmeasured(item[1])]
+
+    def _unjudged(self) -> list[str]:
+        unjudged = [item for item in self._unmeasured() if budget_of(item[1], self._budget_ms) is not None]
+        return [f"{host}/{vm['name']}" for host, vm in unjudged]
 
 
-def budget_of(vm: Record, downtime_budget_ms: float | None) -> float | None:
-    """Return what the pause of a VM is held against: the budget of its class, else that of the rollout, which may be none."""
-    return vm["pause_budget_ms"] if vm.get("vm_class") is not None else downtime_budget_ms
+def _is_unmeasured(vm: Record) -> bool:
+    return vm["outcome"] == "upgraded" and vm.get("downtime_ms") is None
 
 
-def is_over_budget(vm: Record, downtime_budget_ms: float | None) -> bool:
-    """Whether the measured pause of a VM was longer than its budget, where it has one and was measured."""
-    budget_ms = budget_of(vm, downtime_budget_ms)
-    return budget_ms is not None and vm.get("downtime_ms") is not None and vm["downtime_ms"] > budget_ms
-
-
-def _because(record: Record) -> str:
-    text = record.get("error") or record.get("reason")
-    return f": {text}" if text else ""
-
-
-def _label(item: tuple[str, Record]) -> str:
-    return f"{item[0]}/{item[1]['name']}"
+def _subject(vm: Record) -> str:
+    """The class of a VM; those without one are told together."""
+    return str(vm.get("vm_class") or ALL)

@@ -57,6 +57,13 @@ class Journal:
             raise AnsibleError(f"{self.path} is not the journal of a rollout: it does not start with its beginning")
         return events[0]
 
+    def wave_of(self, host: str) -> int:
+        """Return the index of the wave that ``host`` is in. Raises ``AnsibleError`` when it is in none."""
+        for index, hosts in enumerate(self.begin()["waves"]):
+            if host in hosts:
+                return index
+        raise AnsibleError(f"{host} is in no wave of the rollout's plan; nothing was touched on it")
+
     def read(self) -> list[Event]:
         """Return all whole events in order; the torn line of a writer that was killed is left out."""
         self.begin()

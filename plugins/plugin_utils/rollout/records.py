@@ -74,14 +74,32 @@ def vm_records(
     return [_vm_record(name, result, before.get(name), after.get(name)) for name, result in found.items()]
 
 
-def plan_core(vms: Sequence[dict[str, Any]], kvm_build_id: str) -> None:
-    """Complete the records of a plan for a core that is yet to be loaded, so that no module was asked about it.
+def soaked_vms(vms: Sequence[Result], health_after: Result, compared: bool = True) -> list[dict[str, Any]]:
+    """Return the records of a host's VMs with what a later look at their health found, too; what was found before stays.
 
-    A VM whose core is not known is left as it is.
+    ``compared``: whether the look had the one before the upgrade as its baseline. That of a run which was cut is gone; then
+    what is wrong now is held against what the record says was wrong before.
     """
-    for vm in vms:
-        if vm["outcome"] in ("already", "planned") and vm["kvm"] and vm["kvm"]["from"] not in (None, kvm_build_id):
-            vm.update(outcome="planned", kvm={**vm["kvm"], "to": kvm_build_id})
+    after = _by_name(health_after)
+    return [
+        (
+            {**vm, "health": _later_health(vm.get("health") or {}, after[vm["name"]], compared)}
+            if vm["name"] in after
+            else dict(vm)
+        )
+        for vm in vms
+    ]
+
+
+def health_by_host(looks: Result) -> dict[str, list[dict[str, Any]]]:
+    """Return per host how its VMs are, from a loop of ``vm_health`` over hosts; one that was not reached tells nothing."""
+    return {
+        str(item[item.get("ansible_loop_var", "item")]): [
+            {"name": vm["name"], "regressions": _problems(vm, "regressions")} for vm in item["vms"]
+        ]
+        for item in looks.get("results") or []
+        if item.get("vms") and not item.get("failed") and not item.get("unreachable")
+    }
 
 
 def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
@@ -139,6 +157,7 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     record.update((field, result.get(field)) for field in _VM_FIELDS)
     record["old_build_known"] = "old_build_id" in result
     record["kvm"] = vm_move(result)
+    record["warnings"] = list(result.get("warnings") or [])
     record["health"] = None
     if before is not None or after is not None:
         record["health"] = {
@@ -149,7 +168,24 @@ def _vm_record(name: str, result: Result, before: Result | None, after: Result |
     return record
 
 
+def _later_health(earlier: Result, after: Result, compared: bool) -> dict[str, Any]:
+    found = _problems(after, "problems" if not compared else "regressions") or []
+    if not compared:
+        known = {problem.partition(": ")[0] for problem in earlier.get("before") or []}
+        found = [problem for problem in found if problem.partition(": ")[0] not in known]
+    return {
+        "before": earlier.get("before"),
+        "after": _problems(after, "problems"),
+        "regressions": list(dict.fromkeys([*(earlier.get("regressions") or []), *found])),
+    }
+
+
 def _problems(health: Result | None, kind: str) -> list[str] | None:
     if health is None:
         return None
-    return [f"{problem['check']}: {problem['message']}" for problem in health.get(kind) or []]
+    return [f"{_check(problem)}: {problem['message']}" for problem in health.get(kind) or []]
+
+
+def _check(problem: Result) -> str:
+    """The name of the check; for a serial log with the kind of complaint, on which it depends how bad it is."""
+    return f"serial {problem['subject']}" if problem["check"] == "serial" else str(problem["check"])

@@ -27,7 +27,7 @@ def render_table(report: Report) -> str:
         for wave in report["waves"]
     ]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
-    lines += ["", *cores] if (cores := _core_lines(report)) else []
+    lines += ["", *told] if (told := [*_core_lines(report), *_warning_lines(report)]) else []
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
 
@@ -108,6 +108,11 @@ def _core_lines(report: Report) -> list[str]:
         told += [f"{kept['core']} kept: {kept['reason']}" for kept in kvm["kept"]]
         lines += [f"KVM on {host['name']}: {'; '.join(told)}"] if told else []
     return lines
+
+
+def _warning_lines(report: Report) -> list[str]:
+    """One line for each thing to know of a VM that neither stopped it nor, in a plan, would."""
+    return [f"note on {vm['host']}/{vm['name']}: {text}" for vm in report["vms"] for text in vm.get("warnings") or []]
 
 
 def _rows(report: Report) -> Sequence[tuple[str, ...]]:

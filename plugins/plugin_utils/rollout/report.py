@@ -20,7 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     Journal,
     utc_now,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before, is_good
 
 SCHEMA = 1
 
@@ -35,7 +35,10 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
     started = {event["host"]: event for event in events if event["event"] == "started"}
     rollbacks = {event["host"]: event for event in events if event["event"] == "rollback"}
     settled = {event["host"]: event for event in events if event["event"] == "settled"}
-    gates = {event["wave"]: event["gate"] for event in events if event["event"] == "gate"}
+    # the journal of an older version has neither checks nor what the rollout did then
+    gates = {
+        event["wave"]: {"checks": [], "then": None, **event["gate"]} for event in events if event["event"] == "gate"
+    }
     judged_at = {event["wave"]: event.get("at") for event in events if event["event"] == "gate"}
     waves = [
         {
@@ -49,13 +52,13 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         }
         for index, hosts in enumerate(begin["waves"])
     ]
-    verdict, exit_reason = _judge(waves, rollbacks, settled, begin["plan"], aborted)
     concluded = _conclusions(events)
     vms = [
         {**_vm(record, vm, rollbacks.get(host)), "finished": concluded.get((host, vm["name"]))}
         for host, record in records.items()
         for vm in record["vms"]
     ]
+    verdict, exit_reason = _judge(waves, vms, rollbacks, settled, begin["plan"], aborted)
     return {
         "schema": SCHEMA,
         "rollout_id": begin["rollout_id"],
@@ -165,6 +168,7 @@ def _undone(vm: Mapping[str, Any]) -> bool:
 
 def _judge(
     waves: Sequence[Mapping[str, Any]],
+    vms: Sequence[Mapping[str, Any]],
     rollbacks: Mapping[str, Event],
     settled: Mapping[str, Event],
     plan: bool,
@@ -172,7 +176,7 @@ def _judge(
 ) -> tuple[str, str]:
     for wave in waves:
         gate = wave["gate"]
-        if gate is not None and gate["verdict"] != PASS:
+        if gate is not None and gate["verdict"] != PASS and gate["then"] not in ("go_on", "grow"):
             failed_rollbacks = sorted(
                 host for host in wave["hosts"] if rollbacks.get(host, {}).get("outcome", "ok") != "ok"
             )
@@ -188,9 +192,22 @@ def _judge(
     missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
     if missing or not waves:
         return "failed", f"no judgement of wave {', '.join(missing)}" if missing else "no host was selected"
-    return "ok", (
-        "plan only: nothing was changed" if plan else "every VM is on its build and no less healthy than before"
-    )
+    if plan:
+        return "ok", "plan only: nothing was changed"
+    return "ok", _reached(waves, vms)
+
+
+def _reached(waves: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]]) -> str:
+    """What a rollout came to that was not stopped. A gate may be asked to let failures pass, or waves that prove nothing."""
+    bad = [f"{vm['host']}/{vm['name']}" for vm in vms if not is_good(vm)]
+    if bad:
+        told = f"the gate allowed {len(bad)} of {len(vms)} VMs not to be on their build or to be less healthy: {', '.join(bad)}"
+    else:
+        told = "every VM is on its build and no less healthy than before"
+    unproved = [
+        str(wave["index"]) for wave in waves if wave["gate"]["verdict"] != PASS and wave["gate"]["then"] == "go_on"
+    ]
+    return told + (f"; wave {', '.join(unproved)} was let pass without proof, as configured" if unproved else "")
 
 
 def _times(events: Iterable[Event | None]) -> list[str]:
@@ -250,6 +267,7 @@ def _vm(record: Event, vm: Mapping[str, Any], rollback: Event | None) -> dict[st
         "host": record["host"],
         "wave": record["wave"],
         "kvm": None,  # the journal of a version that knew nothing of it
+        "warnings": [],
         **vm,
         "rollback": entry
         and {

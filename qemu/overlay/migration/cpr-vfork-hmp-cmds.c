@@ -15,6 +15,8 @@
 
 void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info)
 {
+    strList *reason;
+
     monitor_printf(mon, "Hand-over: \t\t%s, may run the guest: %s%s\n",
                    CprVforkPhase_str(info->phase),
                    CprVforkOwner_str(info->owner),
@@ -30,6 +32,9 @@ void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info)
         monitor_printf(mon, "  %-10s \t\t%" PRId64 " us\n",
                        CprVforkPhase_str(item->value->phase),
                        item->value->time);
+    }
+    for (reason = info->blocked_reasons; reason; reason = reason->next) {
+        monitor_printf(mon, "  Blocked: \t\t%s\n", reason->value);
     }
 }
 

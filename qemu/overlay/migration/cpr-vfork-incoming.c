@@ -53,13 +53,14 @@ static bool cpr_vfork_say(char message)
     return RETRY_ON_EINTR(send(ctl_fd, &message, 1, MSG_NOSIGNAL)) == 1;
 }
 
-void cpr_vfork_fault(const char *point)
+/* Whether the caller is to fail */
+bool cpr_vfork_fault(const char *point)
 {
     const char *fault = migrate_get_current()->cpr_vfork_fault;
     const char *action;
 
     if (!fault || !strstart(fault, point, &action) || *action++ != ':') {
-        return;
+        return false;
     }
     error_report("cpr-vfork: fault %s", fault);
     if (!strcmp(action, "exit")) {
@@ -75,6 +76,7 @@ void cpr_vfork_fault(const char *point)
     } else if (!strcmp(action, "garbage")) {
         cpr_vfork_say('?');
     }
+    return !strcmp(action, "fail");
 }
 
 bool cpr_vfork_has_state(void)
@@ -85,6 +87,25 @@ bool cpr_vfork_has_state(void)
 bool cpr_vfork_incoming(void)
 {
     return ctl_fd >= 0;
+}
+
+/* New QEMU: to be asked before anything is done to a device of the host */
+bool cpr_vfork_inherits_device(const char *name, Error **errp)
+{
+    if (!cpr_vfork_incoming()) {
+        return true;
+    }
+    if (!cpr_vfork_old_can(page, CPR_VFORK_CAN_DEVICES)) {
+        error_setg(errp, "cpr-vfork: the build of the old QEMU cannot hand "
+                   "over devices of the host");
+        return false;
+    }
+    if (cpr_find_fd(name, 0) < 0) {
+        error_setg(errp, "cpr-vfork: the old QEMU does not have the device %s",
+                   name);
+        return false;
+    }
+    return true;
 }
 
 QEMUFile *cpr_vfork_input(Error **errp)
@@ -222,6 +243,7 @@ void cpr_vfork_incoming_loaded(void)
     if (!cpr_vfork_pass(page, CPR_VFORK_OWNER_GIVEN, CPR_VFORK_OWNER_NEW)) {
         cpr_vfork_give_up("the old QEMU keeps the guest");
     }
+    cpr_vfork_take_devices();
     cpr_vfork_hear_clients(true);
     cpr_vfork_fault("taken");
 }

@@ -33,7 +33,10 @@ struct CprVforkPage {
     uint32_t version;
     uint32_t owner;
     int64_t marked[CPR_VFORK_PHASES];   /* CLOCK_MONOTONIC, us; 0: not yet */
+    uint32_t old_can, new_can;          /* 0: a build from before there were */
 };
+
+#define CPR_VFORK_CAN           CPR_VFORK_CAN_DEVICES
 
 QEMU_BUILD_BUG_ON(CPR_VFORK_PHASE__MAX > CPR_VFORK_PHASES);
 QEMU_BUILD_BUG_ON(sizeof(CprVforkPage) > CPR_VFORK_PAGE_SIZE);
@@ -46,6 +49,7 @@ CprVforkPage *cpr_vfork_page_new(int *fd, Error **errp)
     if (page) {
         page->magic = CPR_VFORK_PAGE_MAGIC;
         page->version = CPR_VFORK_PAGE_VERSION;
+        page->old_can = CPR_VFORK_CAN;
         qatomic_set(&page->owner, CPR_VFORK_OWNER_OLD);
     }
     return page;
@@ -68,6 +72,7 @@ CprVforkPage *cpr_vfork_page_map(int fd, Error **errp)
         cpr_vfork_page_free(page);
         return NULL;
     }
+    qatomic_set(&page->new_can, CPR_VFORK_CAN);
     return page;
 }
 
@@ -88,6 +93,16 @@ bool cpr_vfork_pass(CprVforkPage *page, CprVforkOwner from, CprVforkOwner to)
     trace_cpr_vfork_pass(CprVforkOwner_str(from), CprVforkOwner_str(to),
                          passed);
     return passed;
+}
+
+bool cpr_vfork_old_can(CprVforkPage *page, uint32_t ability)
+{
+    return page->old_can & ability;
+}
+
+bool cpr_vfork_new_can(CprVforkPage *page, uint32_t ability)
+{
+    return qatomic_read(&page->new_can) & ability;
 }
 
 void cpr_vfork_mark(CprVforkPage *page, CprVforkPhase phase)

@@ -115,6 +115,7 @@ void cpr_vfork_abort(void)
     }
     how = cpr_vfork_child_end(old.reason ? -1 : old.ctl_fd);
     old.active = false;
+    cpr_vfork_take_back_devices();
     if (!old.reason) {
         old.reason = how ? g_steal_pointer(&how) : cpr_vfork_overdue();
     }
@@ -169,7 +170,8 @@ static void cpr_vfork_exit(int status)
           old.phase == CPR_VFORK_PHASE_STRANDED ? EXIT_FAILURE : status);
 }
 
-static bool cpr_vfork_is_given(void)
+/* The guest, its devices and its files are not ours any more. */
+bool cpr_vfork_is_given(void)
 {
     return old.page && cpr_vfork_owner(old.page) != CPR_VFORK_OWNER_OLD;
 }
@@ -240,7 +242,7 @@ bool cpr_vfork_check(Error **errp)
                    "that can be executed", program);
         return false;
     }
-    return true;
+    return cpr_vfork_check_devices(errp);
 }
 
 QEMUFile *cpr_vfork_output(Error **errp)
@@ -278,8 +280,10 @@ static void cpr_vfork_ctl_read(void *opaque)
     cpr_vfork_child_limit(0);
     cpr_vfork_enter(CPR_VFORK_PHASE_READY);
 
-    ioc = qio_channel_new_fd(old.main_fd, &err);
+    ioc = cpr_vfork_check_new(old.page, &err) ?
+          qio_channel_new_fd(old.main_fd, &err) : NULL;
     if (!ioc) {
+        old.reason = g_strdup(error_get_pretty(err));
         cpr_vfork_abort();
         cpr_vfork_connect_failed(s, err);
         return;
@@ -387,6 +391,7 @@ void cpr_vfork_start(MigrationState *s, Error **errp)
         cpr_vfork_close_fds();
         return;
     }
+    cpr_vfork_devices_begin();
     old.begun = old.active = true;
     cpr_vfork_enter(CPR_VFORK_PHASE_SPAWNED);
     cpr_vfork_child_limit(set.prepare_timeout_ms);
@@ -404,6 +409,21 @@ void cpr_vfork_pause_begins(void)
     old.pause_until_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                          set.pause_budget_ms;
     cpr_vfork_child_limit(set.pause_budget_ms);
+}
+
+/* The vCPUs are stopped: what the child must have before it loads. */
+bool cpr_vfork_stopped(Error **errp)
+{
+    Error *err = NULL;
+
+    if (cpr_vfork_detach_devices(&err)) {
+        return true;
+    }
+    if (!old.reason) {
+        old.reason = g_strdup(error_get_pretty(err));
+    }
+    error_propagate_prepend(errp, err, "cpr-vfork: ");
+    return false;
 }
 
 typedef enum { SAID, ENDED, SILENT } Heard;
@@ -558,6 +578,22 @@ void qmp_cpr_vfork_set(bool has_pause_budget, uint32_t pause_budget,
     set.fds = has_fds ? QAPI_CLONE(intList, fds) : NULL;
 }
 
+static strList *cpr_vfork_blocked(void)
+{
+    Error *err = NULL;
+    strList *reasons = NULL;
+
+    for (GSList *item = migration_mode_blockers(MIG_MODE_CPR_VFORK); item;
+         item = item->next) {
+        QAPI_LIST_PREPEND(reasons, g_strdup(error_get_pretty(item->data)));
+    }
+    if (!cpr_vfork_check_devices(&err)) {
+        QAPI_LIST_PREPEND(reasons, g_strdup(error_get_pretty(err)));
+        error_free(err);
+    }
+    return reasons;
+}
+
 CprVforkInfo *qmp_query_cpr_vfork(Error **errp)
 {
     CprVforkInfo *info = g_new0(CprVforkInfo, 1);
@@ -570,6 +606,7 @@ CprVforkInfo *qmp_query_cpr_vfork(Error **errp)
     info->has_child_pid = old.pid > 0;
     info->child_pid = old.pid;
     info->reason = g_strdup(old.reason);
+    info->blocked_reasons = cpr_vfork_blocked();
     start_us = old.page ? cpr_vfork_marked(old.page, CPR_VFORK_PHASE_SPAWNED)
                         : 0;
     for (int phase = 0; start_us && phase < CPR_VFORK_PHASE__MAX; phase++) {

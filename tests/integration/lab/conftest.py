@@ -13,17 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import ARTIFACTS, CACHE, NEW_SERIES, OLD_SERIES
+from checkout import CACHE, NEW_SERIES
 
-from vmmlab.artifact import Artifact, default_artifact, read_artifact
+from vmmlab.artifact import default_artifact, read_artifact
 from vmmlab.expect import expect_lab
 from vmmlab.fleet import Fleet
-from vmmlab.host import Host
 from vmmlab.progress import LabError
 
 from .controller import Controller
 from .kvm_cores import KvmCores, running_on_cores
-from .lab_hosts import STATE_DIR, Builds, LabHosts
+from .lab_hosts import Builds, LabHosts, artifact_on
 
 HERE = Path(__file__).resolve().parent
 
@@ -49,7 +48,7 @@ def builds(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Builds:
     )
     assert done.exit_status == 0, done.output
     builds = Builds(
-        old=_artifact_on(fleet.hosts[0]),
+        old=artifact_on(fleet.hosts[0]),
         new=read_artifact(default_artifact(NEW_SERIES)),
         crashing=read_artifact(Path(json.loads(told.read_text())["artifact"])),
     )
@@ -90,13 +89,6 @@ def leave_as_found(fleet: Fleet, builds: Builds, tmp_path_factory: pytest.TempPa
     """At the end, move back what the last test moved: others use the lab too."""
     yield
     _on_old_build(fleet, builds, Controller(tmp_path_factory.mktemp("end"), fleet.inventory))
-
-
-def _artifact_on(host: Host) -> Artifact:
-    """The artifact that the host's VMs started on: by now there may be a newer one of its series."""
-    listed = host.access.run("ls", f"{STATE_DIR}/builds").stdout.split()
-    (build_id,) = [name for name in listed if name.startswith(f"qemu-{OLD_SERIES}.")]
-    return read_artifact(ARTIFACTS / f"{build_id}.tar.gz")
 
 
 def _on_old_build(fleet: Fleet, builds: Builds, controller: Controller) -> LabHosts:

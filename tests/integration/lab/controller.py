@@ -17,7 +17,7 @@ import jsonschema
 from checkout import ROOT, environment
 
 SCHEMA = ROOT / "docs" / "upgrade.schema.json"
-_LIMIT_S = 600
+_LIMIT_S = 1200
 _END_GRACE_S = 60
 
 

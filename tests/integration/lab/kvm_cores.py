@@ -43,15 +43,20 @@ def running_on_cores(hosts: LabHosts, controller: Controller) -> Iterator[KvmCor
     for build in built.values():
         _succeed(controller.run("stage", stage_kvm_artifact=build["artifact"]))
     cores = KvmCores(built["old"]["build_id"], built["new"]["build_id"])
-    with _drained(hosts):
+    with drained(hosts):
         _succeed(controller.run("kvm", kvm_artifact=built["old"]["artifact"], kvm_state="default"))
     yield cores
-    with _drained(hosts):
+    with drained(hosts):
         for name in hosts.names:
             for build_id in (cores.new, cores.old):
                 gone = controller.module(name, "kvm_core", build_id=build_id, state="absent")
                 assert not gone["failed"], gone
         hosts.each(lambda host: hosts.sh(host.name, "systemctl restart vmm-lab-setup"))
+
+
+def name_of(build_id: str) -> str:
+    """Name of the core of a KVM build."""
+    return build_id.rpartition("-")[2]
 
 
 def _build(controller: Controller) -> dict[str, Any]:
@@ -72,8 +77,8 @@ def _build(controller: Controller) -> dict[str, Any]:
 
 
 @contextmanager
-def _drained(hosts: LabHosts) -> Iterator[None]:
-    """End all VMs for the time being."""
+def drained(hosts: LabHosts) -> Iterator[None]:
+    """End all VMs for the time being; after it ``hosts.before`` is how they are then."""
     hosts.each(lambda host: hosts.sh(host.name, "systemctl stop 'vmm-lab-vm@*'"))
     yield
     hosts.each(lambda host: hosts.sh(host.name, f"systemctl start {' '.join(vm.unit for vm in host.vms)}"))

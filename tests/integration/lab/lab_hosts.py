@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vmmlab.artifact import Artifact
+from checkout import ARTIFACTS, OLD_SERIES
+
+from vmmlab.artifact import Artifact, read_artifact
 from vmmlab.host import Host
 from vmmlab.verify import judge, look_at_host
 
@@ -140,6 +142,13 @@ class AtStep:
         said = self._process.stdout.readline().strip()
         assert said, f"the step was not seen: {self._process.stderr.read()}"
         return said
+
+
+def artifact_on(host: Host) -> Artifact:
+    """The artifact that the host's VMs started on: by now there may be a newer one of its series."""
+    listed = host.access.run("ls", f"{STATE_DIR}/builds").stdout.split()
+    (build_id,) = [name for name in listed if name.startswith(f"qemu-{OLD_SERIES}.")]
+    return read_artifact(ARTIFACTS / f"{build_id}.tar.gz")
 
 
 def process(vm: dict[str, Any]) -> tuple[list[int], str]:

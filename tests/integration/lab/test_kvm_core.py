@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytest
 
 from .controller import Controller, host_outcomes, outcomes, verdicts
-from .kvm_cores import KvmCores
+from .kvm_cores import KvmCores, name_of
 from .lab_hosts import Builds, LabHosts, Look, builds_of
 
 SICK_ON_NEW_CORE = "! grep -Eq '^{name} vms=[1-9]' /sys/module/kvm_thin/parameters/cores"
@@ -102,7 +102,7 @@ def test_a_new_core_and_a_new_build_at_once(
     assert_all_on(kvm_cores.new, lab, cores := Cores(lab, controller))
     for name in lab.names:
         assert cores.nodes(name) == dict.fromkeys(lab.vms(name), _node(kvm_cores.new))
-        assert lab.sh(name, f"lsmod | grep -c '^kvm_core_{_name(kvm_cores.old)} ' || true") == "0"
+        assert lab.sh(name, f"lsmod | grep -c '^kvm_core_{name_of(kvm_cores.old)} ' || true") == "0"
 
     back = controller.run("rollback", rollback_hosts="hypervisors")
     assert back.exit_status == 0, back.output
@@ -115,7 +115,7 @@ def test_a_new_core_and_a_new_build_at_once(
 def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
     lab: LabHosts, controller: Controller, builds: Builds, kvm_cores: KvmCores
 ) -> None:
-    probe = {"command": ["sh", "-c", SICK_ON_NEW_CORE.format(name=_name(kvm_cores.new))]}
+    probe = {"command": ["sh", "-c", SICK_ON_NEW_CORE.format(name=name_of(kvm_cores.new))]}
     controller.set_host("h1", vm_probes={"h1-vm2": probe})
 
     run = controller.run(
@@ -142,9 +142,5 @@ def test_a_core_on_which_a_vm_is_sick_is_left_and_unloaded(
     assert_all_on(kvm_cores.old, lab, Cores(lab, controller))
 
 
-def _name(build_id: str) -> str:
-    return build_id.rpartition("-")[2]
-
-
 def _node(build_id: str) -> str:
-    return f"/dev/kvm-{_name(build_id)}"
+    return f"/dev/kvm-{name_of(build_id)}"

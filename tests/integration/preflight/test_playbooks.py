@@ -89,6 +89,22 @@ def test_preflight_playbook(world: World, tree: Path, tmp_path: Path) -> None:
     assert "changed=0" in done.stdout and "Every VM can be upgraded" in done.stdout
 
 
+def test_preflight_playbook_asks_for_a_kvm_build(world: World, tree: Path, tmp_path: Path) -> None:
+    world.vm("web1")
+    variables = {
+        "preflight_build": NEW_BUILD,
+        "preflight_kvm_build": "kvm-6.12.118-00000000000000bb",
+        "preflight_state_dir": str(world.state_dir),
+        "preflight_vms": ["web1"],
+        "preflight_hosts": "h1",
+    }
+
+    done = run(tree, tmp_path, ROOT / "playbooks" / "preflight.yml", **variables)
+
+    assert "h1/web1 [kvm-not-used] the VM runs on tcg, not on KVM" in " ".join(done.stdout.split()), done.stdout
+    assert done.returncode != 0
+
+
 def test_preflight_playbook_rehearses_when_asked_and_not_in_check_mode(
     world: World, tree: Path, tmp_path: Path
 ) -> None:

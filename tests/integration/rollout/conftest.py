@@ -199,6 +199,21 @@ class Fleet:
         """Run the upgrade to ``NEW``."""
         return self.run("upgrade", *arguments, **{"upgrade_build": NEW, **variables})
 
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill a run with all that it started. Ansible's workers have sessions of their own."""
+        os.killpg(process.pid, signal.SIGKILL)
+        self.kill_strays()
+        process.communicate()
+
+    def kill_strays(self) -> None:
+        """Kill what a run has left."""
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.fsencode(f"{self.root}/") in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
     def wait(self, process: subprocess.Popen[str] | TerminalRun) -> Finished:
         """Wait for the end of a run."""
         try:
@@ -212,14 +227,10 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """Yield an empty fleet. Ansible's workers have sessions of their own: one whose run was killed is ended here."""
-    yield Fleet(tmp_path)
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.fsencode(f"{tmp_path}/") in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    """Yield an empty fleet. What a run that was killed has left is ended here."""
+    made = Fleet(tmp_path)
+    yield made
+    made.kill_strays()
     for fifo in (path for path in tmp_path.iterdir() if path.is_fifo()):
         try:
             os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))  # a module that such a worker left waits for a writer

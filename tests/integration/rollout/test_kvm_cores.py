@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from typing import Any
 
@@ -126,6 +128,65 @@ def test_a_host_refused_by_preflight_has_the_core_unloaded_again(fleet: Fleet) -
     assert [vm["kvm"] for vm in report["vms"] if vm["host"] == "h1"] == [{"from": CORE_OLD, "to": CORE_OLD}]
 
 
+@pytest.mark.parametrize("sick", [True, False], ids=["fails", "passes"])
+def test_a_rollout_goes_on_with_the_core_that_a_killed_one_loaded(fleet: Fleet, sick: bool) -> None:
+    fleet.add_thin_host("h1", {"vm1": {"sick_on": [CORE_NEW]} if sick else {}})
+    kill_once_the_core_is_loaded(fleet)
+    assert fleet.cores("h1") == ({"vm1": CORE_OLD}, {CORE_OLD: True, CORE_NEW: False})
+
+    run = upgrade(fleet)
+
+    report = valid(fleet.report())
+    assert kvm_of_hosts(report)["h1"]["loaded"] == [CORE_NEW], run.output
+    if sick:
+        assert run.exit_status == 2, run.output
+        assert fleet.cores("h1") == ({"vm1": CORE_OLD}, {CORE_OLD: True})
+        assert kvm_of_hosts(report)["h1"]["unloaded"] == [CORE_NEW]
+    else:
+        assert run.exit_status == 0, run.output
+        assert fleet.cores("h1") == ({"vm1": CORE_NEW}, {CORE_NEW: True})
+    assert fleet.host("h1")["trials"] == []
+
+
+@pytest.mark.parametrize(
+    ("vms", "default", "loaded"),
+    [
+        ({"vm1": CORE_NEW, "vm2": CORE_OLD}, CORE_OLD, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_NEW, "vm2": CORE_NEW}, CORE_OLD, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_NEW, "vm2": CORE_NEW}, CORE_NEW, {CORE_OLD, CORE_NEW}),
+        ({"vm1": CORE_OLD, "vm2": CORE_OLD}, CORE_OLD, {CORE_OLD}),
+    ],
+    ids="amid-the-vms before-the-default before-the-unloading reset-before-the-default".split(),
+)
+def test_the_same_command_heals_what_was_cut_off(
+    fleet: Fleet, vms: dict[str, str], default: str, loaded: set[str]
+) -> None:
+    """Whatever a run that was killed, or a host that was reset, has left between the loading of the new and the unloading of
+    the old core."""
+    fleet.add_thin_host("h1", {name: {"kvm": core} for name, core in vms.items()})
+    trials = [CORE_NEW] if loaded == {CORE_OLD, CORE_NEW} and default == CORE_OLD else []
+    fleet.set("h1", cores={core: core == default for core in sorted(loaded)}, trials=trials)
+
+    run = upgrade(fleet)
+
+    assert run.exit_status == 0, run.output
+    assert fleet.cores("h1") == (dict.fromkeys(vms, CORE_NEW), {CORE_NEW: True})
+    assert fleet.host("h1")["trials"] == []
+
+
+def kill_once_the_core_is_loaded(fleet: Fleet) -> None:
+    """Run an upgrade of h1 that is killed before it has written down what it did there."""
+    fifo = fleet.root / "fifo"
+    os.mkfifo(fifo)
+    fleet.set("h1", wait_on=str(fifo))
+    killed = fleet.start("upgrade", upgrade_build=NEW, upgrade_kvm_build=CORE_NEW)
+    with open(fifo, "wb"):  # once a module of the host has opened it, too
+        fleet.kill(killed)
+    fleet.set("h1", wait_on=None, begun=None)
+    (journal,) = (fleet.root / "build/results/rollouts").glob("*.jsonl")
+    assert [json.loads(line)["event"] for line in journal.read_text().splitlines()] == ["begin", "started"]
+
+
 def test_a_core_that_was_there_before_is_left_by_a_wave_that_fails(fleet: Fleet) -> None:
     fleet.add_thin_host("h1", {"vm1": {"sick_on": [CORE_NEW]}})
     fleet.set("h1", cores={CORE_OLD: True, CORE_NEW: False})
@@ -210,6 +271,8 @@ def test_check_mode_tells_the_core_to_be_loaded_and_touches_nothing(fleet: Fleet
     assert report["hosts"][0]["kvm"] == {**NOTHING, "loaded": [CORE_NEW]}
     assert report["vms"][0]["kvm"] == {"from": CORE_OLD, "to": CORE_NEW}
     assert f"KVM on h1: {CORE_NEW} to be loaded" in run.output
+    assert report["vms"][0]["warnings"] == [f"the core of {CORE_NEW} is not loaded"]
+    assert f"note on h1/vm1: the core of {CORE_NEW} is not loaded" in run.output
 
 
 def test_roll_back_goes_to_the_core_before_which_is_loaded_again(fleet: Fleet) -> None:

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.journal import read_journal
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight import kvm_check
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.kvm_offer import KvmOffer
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.rehearsal import rehearse_host
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import QemuFactory
 from ansible_collections.vmm.live_upgrade.tests.kvm_world import BUILD_A, BUILD_B, CORE_A, CORE_B, KvmWorld
 
 from .conftest import NIC, Host
 from .device_groups import HIERARCHIES, group_denying
-from .kvm_vms import ONE_MECHANISM, codes, judge, move, start_on
+from .kvm_vms import ONE_MECHANISM, codes, judge, move, preflight, start_on
 
 NOBODY = 65534
 X2APIC = 1 << 21  # of CPUID 1 ECX; KVM emulates it on any CPU
@@ -152,6 +156,46 @@ def test_a_kvm_that_offers_less_is_refused_with_what_is_lost(
     assert "CPUID 0x1.0 ECX bit 21" in message and "MSR 0x4b564d01" in message
     assert list(given) == [str(cores.node(CORE_A)), str(cores.node(CORE_B))]
     assert codes(judge(host, cores, None)) == set(), "on its own core it loses nothing"
+
+
+@ONE_MECHANISM
+def test_what_a_plan_could_not_compare_is_compared_before_the_guest_is_paused(host: Host, cores: KvmWorld) -> None:
+    vm = start_on(host, cores)
+    cores.load(CORE_A)
+    cores.node(CORE_B).unlink()
+
+    (plan,) = plan_host(host.request(kvm_build_id=BUILD_B, kvm_root=str(cores.root)), kvm_load_later=True)
+    (refused,) = plan_host(host.request(kvm_build_id=BUILD_B, kvm_root=str(cores.root)))
+
+    planned = plan.result(planned=True)
+    assert (planned.outcome, planned.kvm_build_id) == ("planned", BUILD_B)
+    assert any(f"the core of {BUILD_B} is not loaded, so what it offers was not" in text for text in planned.warnings)
+    assert f"# the core of {BUILD_B} is not loaded" in plan.diff()["after"]
+    assert refused.decision == "refused", "what is to be done now takes a core that is there"
+
+    cores.make_node(CORE_B, like="/dev/null")  # it is loaded, and offers nothing
+    cores.load(CORE_A, CORE_B)
+    result = move(host, cores, BUILD_B)
+
+    assert (result["outcome"], result["kvm_build_id"]) == ("refused", BUILD_A)
+    assert f"{cores.node(CORE_B)} does not tell what it offers" in result["error"]
+    (journal,) = (host.state_dir / "transactions").glob("*/journal.jsonl")
+    assert [record["step"] for record in read_journal(journal)] == ["start", "end"], "the VM was not touched"
+    vm.wait_counting()
+
+
+@ONE_MECHANISM
+def test_a_vm_whose_core_is_not_loaded_is_not_rehearsed(host: Host, cores: KvmWorld) -> None:
+    vm = start_on(host, cores)
+    cores.load(CORE_A)
+    cores.node(CORE_B).unlink()
+
+    (judged,) = rehearse_host(preflight(host, cores, BUILD_B, kvm_load_later=True), lambda _vm: Limits(60, 20))
+
+    rehearsal = judged.verdict.rehearsal
+    assert judged.verdict.verdict == "go" and rehearsal is not None
+    assert (rehearsal.outcome, rehearsal.reason) == ("not_done", "its KVM core is not loaded")
+    vm.wait_counting()
 
 
 def test_this_machines_kvm_tells_what_it_offers() -> None:

@@ -8,32 +8,33 @@ import time
 from pathlib import Path
 
 from vmmlab.artifact import BINARY
-from vmmlab.kernel import Kernel
 
-from .cases import Case
-from .machine import KERNEL_ARGUMENTS, Run
+from .cases import DEBIAN, DEBUG, Case
+from .machine import KERNEL_ARGUMENTS, Boot, Run
+
+MEMORY = {DEBIAN: "1G", DEBUG: "2G"}
 
 
 class AmdMachine:
-    """Two CPUs; ``emulator`` is the folder of the QEMU."""
+    """Two CPUs; ``emulator`` is the folder of the QEMU, ``boots`` has a boot for each kernel that cases want."""
 
     vendor = "amd"
 
-    def __init__(self, emulator: Path, kernel: Kernel, initrd: Path, python_initrd: Path) -> None:
+    def __init__(self, emulator: Path, boots: dict[str, Boot]) -> None:
         self._emulator = emulator
-        self._kernel = kernel
-        self._initrds = {False: initrd, True: python_initrd}
+        self._boots = boots
 
     def run(self, case: Case, config: str, log: Path) -> Run:
         """A reset ends QEMU, as power off does."""
+        boot = self._boots[case.kernel]
         threads = "single" if case.one_thread else "multi"
         append = f"{KERNEL_ARGUMENTS} tsc=reliable no_timer_check {case.arguments}"
         command = [
             str(self._emulator / BINARY), "-L", str(self._emulator / "share/qemu"),
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
-            "-accel", f"tcg,thread={threads}", "-cpu", "max,la57=off", "-smp", "2", "-m", "1G",
+            "-accel", f"tcg,thread={threads}", "-cpu", "max,la57=off", "-smp", "2", "-m", MEMORY[case.kernel],
             "-serial", f"file:{log}", "-monitor", "none",
-            "-kernel", str(self._kernel.image), "-initrd", str(self._initrds[case.python]),
+            "-kernel", str(boot.kernel.image), "-initrd", str(boot.initrd_for(case)),
             "-append", f"{append} kmod.case={case.name} kmod.config={config}",
         ]  # fmt: skip
         began_s = time.monotonic()

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 CONFIGS = {"stock": "stock", "one": "one core", "two": "two cores", "control": "control"}
 LOADED = ("stock", "one", "two")
 ALL = (*LOADED, "control")
+DEBIAN = "debian"
+# A kernel of our own that checks itself (lab/kernels/debug.config). It is slow, and large.
+DEBUG = "debug"
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Case:
     ``fault``: what the guest of the configuration ``control`` has to have told, in a pattern.
     ``reset``: how the machine is to end after the word ``ready``, in a pattern that has to be (or, with ``!`` before it, must
     not be) in what it writes. ``python``: the machine has Python, the modules of the collection and artifacts.
+    ``kernel``: which one is booted.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Case:
     fault: str = r"TSC_AUX .*is [0-9a-f]+"
     reset: str = ""
     python: bool = False
+    kernel: str = DEBIAN
 
 
 CASES = (
@@ -41,6 +46,15 @@ CASES = (
     Case("hotplug", "CPU offline and online under load", LOADED, one_thread=True),
     Case("first-online", "CPU online for the first time", ALL, arguments="maxcpus=1"),
     Case("reload", "100 times unloaded and loaded", LOADED, limit_s=1200),
+    Case(
+        "slabs",
+        "memory guarded, none left after unload",
+        ("stock", "two", "control"),
+        limit_s=300,
+        arguments="slab_debug=FZPU",
+        one_thread=True,
+        fault="lost memory, by code that has gone",
+    ),
     Case("in-use", "core in use is not unloaded", LOADED, ("two",)),
     Case("abi", "core for another thin ABI is refused", ("one",), ("one",)),
     Case("refusals", "SEV, stock KVM beside thin refused", ("one",), ("one",)),
@@ -59,4 +73,31 @@ CASES = (
     ),
     Case("reboot", "reboot with VMs on each CPU", LOADED, ("two",), reset=r"!Kernel panic|WARNING:|BUG:"),
     Case("panic", "panic with VMs on each CPU", LOADED, ("two",), reset=r"Kernel panic"),
+    Case(
+        "debug",
+        "checking kernel: locks, contexts, memory, leaks",
+        ("stock", "two", "control"),
+        limit_s=900,
+        one_thread=True,
+        fault=r"(?s)possible circular locking dependency.*unreferenced object",
+        kernel=DEBUG,
+    ),
+    Case(
+        "debug-reboot",
+        "the same, reboot with VMs on each CPU",
+        ("stock", "two"),
+        limit_s=300,
+        reset=r"!Kernel panic|WARNING:|BUG:",
+        kernel=DEBUG,
+    ),
+    Case(
+        "signed",
+        "signed modules taken, others refused",
+        ("one",),
+        limit_s=900,
+        arguments="module.sig_enforce=1",
+        one_thread=True,
+        python=True,
+        kernel=DEBUG,
+    ),
 )

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+import tty
 from pathlib import Path
 
 from vmmlab.kernel import Kernel
@@ -25,6 +26,8 @@ TOOLS = {
 }
 SLOWER = 10
 LOOK_EVERY_S = 0.5
+# With a debugger, Bochs shows the machine's screen on a terminal of its own, and says where.
+SCREEN = re.compile(rb'connected to screen "(/dev/pts/\d+)"')
 CONFIGURATION = """\
 display_library: term
 megs: 512
@@ -114,10 +117,23 @@ def _text(path: Path) -> str:
 
 
 def _drain(descriptor: int) -> None:
-    """Read what Bochs draws on its terminal, so that it never has to wait for a reader."""
+    """Read what Bochs writes on its terminal, and on that of the screen, so that it never has to wait for a reader.
+
+    It draws as time goes by: nobody would have to read in a run of a minute or two, in a longer one it stands still for ever.
+    """
+    told = b""
     with os.fdopen(descriptor, "rb", buffering=0) as terminal:
         try:
-            while terminal.read(65536):
-                pass
+            while said := terminal.read(65536):
+                told += said
+                if screen := SCREEN.search(told):
+                    told = b""
+                    threading.Thread(target=_drain_screen, args=(screen[1].decode(),), daemon=True).start()
         except OSError:
             pass  # the other end was closed
+
+
+def _drain_screen(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(descriptor)  # it is drawn in no lines, which is what one reads of a terminal else
+    _drain(descriptor)

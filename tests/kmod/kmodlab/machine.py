@@ -46,6 +46,18 @@ class Run:
         return re.findall(r"^FIGURE: (.*?)\r?$", self.output, re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Boot:
+    """What a host boots: a kernel, and an initial root for cases without and with Python."""
+
+    kernel: Kernel
+    initrd: Path
+    python_initrd: Path
+
+    def initrd_for(self, case: Case) -> Path:
+        return self.python_initrd if case.python else self.initrd
+
+
 def compile_programs(folder: Path) -> list[Path]:
     """Compile the users of KVM, and return them. Raises LabError."""
     return [_compile(folder / name, sources) for name, sources in PROGRAMS.items()]

@@ -54,8 +54,7 @@ def python_root(modules: Modules) -> bytes:
         for path in _files(ROOT / "plugins" / folder):
             archive.copy(f"{COLLECTION}/{path.relative_to(ROOT / 'plugins')}", path)
     archive.copy("py/driver.py", DRIVER)
-    for name in ("A", "B", "NEWER"):
-        artifact = modules.artifacts[name]
+    for name, artifact in modules.artifacts.items():
         for path in (artifact, artifact.with_name(f"{artifact.name}.sha256")):
             archive.copy(f"artifacts/{name}/{path.name}", path)
     return gzip.compress(archive.data(), 1, mtime=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packages of Debian 13 for the lab's kernels, with apt's trust but apart from the machine's apt set-up."""
+"""Packages of a Debian for the lab's kernels, with apt's trust but apart from the machine's apt set-up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from .cache import file_sha256
 from .mirrors import source_lines
 from .progress import LabError, Progress
 
-SUITE = "trixie"
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -27,14 +25,15 @@ class Candidate:
 
 
 class PrivateApt:
-    """apt with lists, state and cache in ``folder``. ``update()`` first."""
+    """apt for ``suite``, with lists, state and cache in ``folder``. ``update()`` first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, suite: str) -> None:
         self._folder = folder
+        self._suite = suite
         for name in ("lists/partial", "cache/archives/partial", "etc"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        (folder / "lab.list").write_text("".join(f"{line}\n" for line in source_lines(SUITE)))
+        (folder / "lab.list").write_text("".join(f"{line}\n" for line in source_lines(suite)))
 
     def update(self) -> None:
         """Fetch and verify the indexes. Raises LabError when apt says no."""
@@ -46,7 +45,7 @@ class PrivateApt:
         names = [line.split(" ")[0] for line in listing.splitlines()]
         names = [package for package in names if name.fullmatch(package)]
         if not names:
-            raise LabError(f"Debian {SUITE} has no package named like {name.pattern}")
+            raise LabError(f"Debian {self._suite} has no package named like {name.pattern}")
         found = []
         for stanza in self._apt("apt-cache", "show", *names).split("\n\n"):
             fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import Cache
-from .debian import SUITE, PrivateApt
+from .debian import PrivateApt
+from .generation import DEFAULT, Generation
 from .progress import LabError, Progress
 
 # Full flavour for hosts (kvm-amd with ccp, AMD IOMMU, all the devices an emulated machine can have).
@@ -94,22 +95,23 @@ def _normal(name: str) -> str:
     return name.replace("-", "_")
 
 
-def get_kernel(cache: Cache, role: str, progress: Progress) -> Kernel:
+def get_kernel(cache: Cache, role: str, progress: Progress, generation: Generation = DEFAULT) -> Kernel:
     """The kernel for ``role`` (``host`` or ``guest``) from the cache, or fetched into it."""
+    series, suite = generation.series, generation.suite
     flavour, modules = {"host": ("amd64", HOST_MODULES), "guest": ("cloud-amd64", GUEST_MODULES)}[role]
-    material = {"format": 3, "suite": SUITE, "series": "6.12", "flavour": flavour, "modules": modules.split()}
+    material = {"format": 3, "suite": suite, "series": series, "flavour": flavour, "modules": modules.split()}
 
     def build(folder: Path) -> None:
-        progress.say(f"fetching Debian's 6.12 kernel for the {role}s ({flavour})")
-        apt = PrivateApt(folder / "apt")
+        progress.say(f"fetching Debian's {series} kernel for the {role}s ({flavour})")
+        apt = PrivateApt(folder / "apt", suite)
         apt.update()
-        name = re.compile(r"linux-image-6\.12\.[0-9.]+\+deb13(\.[0-9]+)?-" + re.escape(flavour))
+        name = re.compile(f"linux-image-{generation.release}-{re.escape(flavour)}")
         candidate, package = apt.fetch_first(apt.candidates(name), folder, progress)
         unpacked = folder / "unpacked"
         subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
         release = candidate.package.removeprefix("linux-image-")
         shutil.copy(unpacked / "boot" / f"vmlinuz-{release}", folder / "vmlinuz")
-        _copy_modules(unpacked / "usr/lib/modules" / release, folder / "lib/modules" / release, modules.split())
+        _copy_modules(unpacked / generation.modules / release, folder / "lib/modules" / release, modules.split())
         facts = {"release": release, **vars(candidate)}
         (folder / "kernel.json").write_text(json.dumps(facts, indent=1) + "\n")
         for leftover in (folder / "apt", unpacked):

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import KmodBuilder, KmodPlan, KmodSpec
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.build import (
+    KmodBuilder,
+    KmodPlan,
+    KmodSpec,
+    series_of,
+)
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kbuild import Kbuild
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.signing import Signing
 
@@ -139,3 +144,23 @@ class TestSigning:
         signing.key.rename(elsewhere)
         with pytest.raises(LiveUpgradeError, match="does not lie in"):
             plan(signing=replace(signing, key=elsewhere))
+
+
+@pytest.mark.parametrize(
+    ("release", "series"),
+    [("6.12.1-amd64", "6.12"), ("6.1.0-56-amd64", "6.1"), ("6.12.118+deb13-cloud-amd64", "6.12"), ("7.2-rc1", "7.2")],
+)
+def test_series_of_a_kernel(release: str, series: str) -> None:
+    assert series_of(release) == series
+
+
+@pytest.mark.parametrize("release", ["", "6", "linux-6.1", "6.x"])
+def test_what_is_no_kernel_is_refused(release: str) -> None:
+    with pytest.raises(LiveUpgradeError, match="is no release of a kernel"):
+        series_of(release)
+
+
+@pytest.mark.parametrize("release", ["6.1.0-56-amd64", "6.13.1-amd64"])
+def test_kvm_of_one_series_does_not_go_into_a_kernel_of_another(plan: Plan, release: str) -> None:
+    with pytest.raises(LiveUpgradeError, match=f"{release} is not one of Linux 6.12"):
+        plan(release=release)

@@ -18,8 +18,9 @@ def test_each_line_names_the_case_and_its_initial_root() -> None:
     for name, words in lines.items():
         assert words[:2] == [name, "two"]
         assert {f"kmod.case={name}", "kmod.config=two"} <= set(words)
-    assert lines["modules"][2] == "python-initrd.gz"
-    assert lines["guests"][2] == "initrd.gz"
+    assert lines["modules"][2:4] == ["debian-vmlinuz", "debian-python-initrd.gz"]
+    assert lines["guests"][2:4] == ["debian-vmlinuz", "debian-initrd.gz"]
+    assert lines["debug"][2:4] == ["debug-vmlinuz", "debug-initrd.gz"]
     assert "mitigations=off" not in lines["guests"]
 
 

@@ -40,10 +40,12 @@ def this_process(accelerator: str = "kvm") -> Vm:
     return vm
 
 
-def judge(world: KvmWorld, before: KvmPlace | None, build_id: str | None, accelerator: str = "kvm") -> Verdict:
+def judge(
+    world: KvmWorld, before: KvmPlace | None, build_id: str | None, accelerator: str = "kvm", load_later: bool = False
+) -> Verdict:
     verdict = Verdict("web1", os.getpid(), None, "qemu-11.1.1-0123456789abcdef")
     host = KvmHost(world.state_dir, world.root)
-    check_kvm(verdict, this_process(accelerator), host.move(before, build_id), host, build_id)
+    check_kvm(verdict, this_process(accelerator), host.move(before, build_id, load_later), host, build_id)
     return verdict
 
 
@@ -74,6 +76,49 @@ def test_a_core_that_is_not_loaded_is_refused(
 
     assert list(found) == ["kvm-core-not-loaded"]
     assert told in found["kvm-core-not-loaded"]
+
+
+class TestCoreToCome:
+    """A core that is yet to be loaded, in a plan, is looked at as far as that goes without loading it."""
+
+    BEFORE = KvmPlace(f"/dev/kvm-{CORE_A}", CORE_A)
+
+    def test_what_was_not_compared_is_told(self, world: KvmWorld, compared: list[str]) -> None:
+        world.load(CORE_A)
+
+        verdict = judge(world, self.BEFORE, BUILD_B, load_later=True)
+
+        assert refusals(verdict) == {} and compared == []
+        assert [finding.code for finding in verdict.warnings] == ["kvm-not-compared"]
+        assert f"the core of {BUILD_B} is not loaded" in verdict.warnings[0].message
+        check_node(verdict, this_process(), KvmHost(world.state_dir, world.root).move(self.BEFORE, BUILD_B, True))
+        assert refusals(verdict) == {}, "there is no node yet, and that is no reason"
+
+    def test_one_that_is_loaded_is_compared(self, world: KvmWorld, compared: list[str]) -> None:
+        verdict = judge(world, self.BEFORE, BUILD_B, load_later=True)
+
+        assert (verdict.warnings, compared) == ([], [str(world.node(CORE_B))])
+
+    def test_one_that_could_not_be_loaded_is_refused(self, world: KvmWorld) -> None:
+        world.load(CORE_A)
+        (world.root / "sys/module/module/parameters").mkdir(parents=True)
+        (world.root / "sys/module/module/parameters/sig_enforce").write_text("Y\n")
+
+        found = refusals(judge(world, self.BEFORE, BUILD_B, load_later=True))
+
+        assert list(found) == ["kvm-core-unfit"]
+        assert "its modules are not signed and the kernel runs with module.sig_enforce" in found["kvm-core-unfit"]
+
+    def test_one_that_is_not_staged_is_refused(self, world: KvmWorld) -> None:
+        world.load(CORE_B)
+
+        assert list(refusals(judge(world, self.BEFORE, BUILD_A, load_later=True))) == ["kvm-build-unknown"]
+
+    def test_none_can_be_loaded_beside_stock_kvm(self, tmp_path: Path, compared: list[str]) -> None:
+        stock = KvmWorld(tmp_path / "stock")
+        stock.stage(BUILD_B)
+
+        assert list(refusals(judge(stock, KvmPlace("/dev/kvm"), BUILD_B, load_later=True))) == ["kvm-core-not-loaded"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores imp
     require_build_id,
     vm_move,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import plan_core
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import previous_cores
 
 A, B, C = "kvm-6.12.94-aaaaaaaaaaaaaaaa", "kvm-6.12.95-bbbbbbbbbbbbbbbb", "kvm-6.12.96-cccccccccccccccc"
@@ -67,6 +66,14 @@ def test_nothing_asked_is_nothing_told() -> None:
     assert kvm_record(SKIPPED, {}, {}, SKIPPED) is None
 
 
+def test_a_core_on_trial_is_one_of_ours() -> None:
+    load = loop(a={"changed": False, "trial": True}, b={"changed": False, "trial": False}, c={"changed": False})
+
+    record = kvm_record(load, {}, {}, {})
+
+    assert record is not None and record["loaded"] == [A]
+
+
 def test_every_core_that_stays_has_its_reason() -> None:
     found = {"cores": [core(A, True, "vm9"), core(B), core(C, False, "vm1", 7), core(None)]}
     failed = {"failed": True, "msg": "still in use after 30 s by vm9"}
@@ -101,25 +108,6 @@ def test_a_turn_and_what_came_after_it_are_one() -> None:
 
     assert merged == {"loaded": [B], "default": B, "previous_default": A, "unloaded": [A], "kept": []}
     assert (merge_kvm(turn, None), merge_kvm(None, after), merge_kvm(None, None)) == (turn, after, None)
-
-
-def test_a_plan_for_a_core_that_is_not_loaded() -> None:
-    """It tells of the VMs that are on another core; of one whose core is not known it tells nothing new."""
-    vms = [
-        {"name": "moves", "outcome": "already", "kvm": {"from": A, "to": A}},
-        {"name": "there", "outcome": "already", "kvm": {"from": B, "to": B}},
-        {"name": "unknown", "outcome": "already", "kvm": {"from": None, "to": None}},
-        {"name": "refused", "outcome": "refused", "kvm": {"from": A, "to": A}},
-    ]
-
-    plan_core(vms, B)
-
-    assert {vm["name"]: (vm["outcome"], vm["kvm"]["to"]) for vm in vms} == {
-        "moves": ("planned", B),
-        "there": ("already", B),
-        "unknown": ("already", None),
-        "refused": ("refused", A),
-    }
 
 
 def moved(host: str, name: str, undone: bool = False, **values: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import step_runner
-from run_tests import STEPS, select, summary
+from run_tests import BY_NAME_ONLY, STEPS, select, summary
 from step_runner import Outcome, Step, StepRunner
 
 PYTHON = sys.executable
@@ -122,6 +122,12 @@ def test_an_interrupt_ends_what_runs_and_cleans_up(tmp_path: Path, monkeypatch: 
 
 def test_a_group_brings_what_it_needs_and_the_clean_up() -> None:
     assert [step.name for step in select(["molecule"])] == ["build-qemu", "lab-up", "molecule", "lab-down"]
+
+
+def test_what_takes_long_is_run_by_its_name_only() -> None:
+    assert not {step.group for step in select([])} & set(BY_NAME_ONLY)
+    assert {step.group for step in STEPS} - {step.group for step in select([])} == set(BY_NAME_ONLY)
+    assert [step.name for step in select(["kvm-host"])] == ["build-qemu", "kvm-lab-up", "kvm-host", "kvm-lab-down"]
 
 
 def test_steps_refer_to_steps_that_exist_and_come_before() -> None:

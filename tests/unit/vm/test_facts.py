@@ -35,6 +35,9 @@ MAPPED = [
 ]
 
 
+_VFIO = Passthrough("p", "vfio-pci", "", False)
+
+
 def options(*words: str) -> list[Option]:
     return parse(["qemu-system-x86_64", *words])
 
@@ -198,13 +201,9 @@ def test_passthrough_devices() -> None:
         pytest.param({"ram_blocks": [RamBlock("r", 1, False, "anonymous", True)]}, [], "ram-private", id="private"),
         pytest.param({"ram_blocks": [RamBlock("r", 1, False, "anonymous", False)]}, [], "aux-ram-private", id="aux"),
         pytest.param({"ram_blocks": [RamBlock("r", 1, None, "unknown", True)]}, [], "ram-unknown", id="unknown"),
-        pytest.param(
-            {"version": "10.2.2", "passthrough": [Passthrough("p", "vfio-pci", "", False)]},
-            [],
-            "vfio-too-old",
-            id="vfio-10.2",
-        ),
-        pytest.param({"passthrough": [Passthrough("p", "vfio-pci", "", False)]}, [], None, id="vfio-11.1"),
+        pytest.param({"version": "10.2.2", "passthrough": [_VFIO]}, [], "vfio-too-old", id="vfio-10.2"),
+        pytest.param({"version": "11.0.1", "passthrough": [_VFIO]}, [], "vfio-too-old", id="vfio-11.0"),
+        pytest.param({"version": "11.1.1", "passthrough": [_VFIO]}, [], None, id="vfio-11.1"),
         pytest.param(
             {"passthrough": [Passthrough("u", "usb-host", "", False)]}, [], "device-not-coverable", id="usb-host"
         ),
@@ -229,9 +228,37 @@ def test_passthrough_devices() -> None:
 )
 def test_what_speaks_against_cpr_transfer(values: dict[str, Any], words: list[str], code: str | None) -> None:
     subject, given = vm(**values), options(*words)
-    obstacles = mechanisms.cpr_transfer_obstacles(subject) + mechanisms.command_obstacles(subject, given)
+    obstacles = [
+        *mechanisms.common_obstacles(subject),
+        *mechanisms.vfio_transfer_obstacles(subject),
+        *mechanisms.command_obstacles(subject, given),
+    ]
 
     assert [obstacle.code for obstacle in obstacles] == ([code] if code else [])
+
+
+@pytest.mark.parametrize(
+    "values,codes",
+    [
+        pytest.param({"cpr_vfork": False}, ["vfork-unavailable"], id="stock"),
+        pytest.param({}, [], id="no-devices"),
+        pytest.param({"vfork_blockers": ["of no concern without devices"]}, [], id="ram-is-told-by-the-common-ones"),
+        pytest.param({"passthrough": [_VFIO]}, ["vfork-unavailable"], id="vfio-with-a-build-from-before"),
+        pytest.param({"passthrough": [_VFIO], "vfork_blockers": []}, [], id="vfio"),
+        pytest.param({"passthrough": [_VFIO], "vfork_blockers": [], "version": "10.2.2"}, [], id="vfio-10.2"),
+        pytest.param({"passthrough": [_VFIO], "vfork_blockers": ["is an mdev"]}, ["vfork-blocked"], id="vfio-blocked"),
+    ],
+)
+def test_what_speaks_against_vfork(values: dict[str, Any], codes: list[str]) -> None:
+    obstacles = mechanisms.vfork_obstacles(vm(**{"cpr_vfork": True, **values}), [])
+
+    assert [obstacle.code for obstacle in obstacles] == codes
+
+
+def test_vfio_devices_of_10_2_go_by_vfork_and_not_by_cpr_transfer() -> None:
+    judged = mechanisms.judge(vm(version="10.2.2", cpr_vfork=True, vfork_blockers=[], passthrough=[_VFIO]), [])
+
+    assert (judged["vfork"].possible, judged["cpr-transfer"].possible) == (True, False)
 
 
 def test_other_mechanisms_are_possible_only_when_asked_for() -> None:

@@ -18,6 +18,8 @@ CprVforkPage *cpr_vfork_page_map(int fd, Error **errp);
 void cpr_vfork_page_free(CprVforkPage *page);
 CprVforkOwner cpr_vfork_owner(CprVforkPage *page);
 bool cpr_vfork_pass(CprVforkPage *page, CprVforkOwner from, CprVforkOwner to);
+bool cpr_vfork_old_can(CprVforkPage *page, uint32_t ability);
+bool cpr_vfork_new_can(CprVforkPage *page, uint32_t ability);
 void cpr_vfork_mark(CprVforkPage *page, CprVforkPhase phase);
 int64_t cpr_vfork_marked(CprVforkPage *page, CprVforkPhase phase);
 
@@ -28,6 +30,7 @@ void cpr_vfork_start(MigrationState *s, Error **errp);
 void cpr_vfork_cancel(void);
 bool cpr_vfork_is_committed(void);
 void cpr_vfork_pause_begins(void);
+bool cpr_vfork_stopped(Error **errp);
 bool cpr_vfork_complete(MigrationState *s, Error **errp); /* without BQL */
 void cpr_vfork_abort(void);
 void cpr_vfork_source_destroy(void);
@@ -45,7 +48,30 @@ int cpr_vfork_child_wait(void);
 char *cpr_vfork_child_end(int ctl_fd);
 
 /* Either: misbehave here when the property x-cpr-vfork-fault says so */
-void cpr_vfork_fault(const char *point);
+bool cpr_vfork_fault(const char *point);
+
+/*
+ * Devices of the host that the VM has, VFIO devices; see
+ * migration/cpr-vfork-devices.c
+ */
+typedef struct CprVforkDevices {
+    /* Old QEMU: can they be handed over?  The reason goes to @errp. */
+    bool (*check)(Error **errp);
+    /* Old QEMU, vCPUs stopped: let their interrupts and KVM go. */
+    bool (*detach)(Error **errp);
+    /* Old QEMU: take back all that was let go.  New QEMU: take it. */
+    void (*attach)(void);
+} CprVforkDevices;
+
+void cpr_vfork_add_devices(const CprVforkDevices *devices);
+bool cpr_vfork_check_devices(Error **errp);
+bool cpr_vfork_check_new(CprVforkPage *page, Error **errp);
+void cpr_vfork_devices_begin(void);
+bool cpr_vfork_detach_devices(Error **errp);
+void cpr_vfork_take_back_devices(void);
+void cpr_vfork_take_devices(void);
+bool cpr_vfork_inherits_device(const char *name, Error **errp);
+bool cpr_vfork_is_given(void);
 
 /* New QEMU */
 bool cpr_vfork_has_state(void);
@@ -88,6 +114,9 @@ void cpr_vfork_print(Monitor *mon, const CprVforkInfo *info);
 #define CPR_VFORK_LISTENERS_ENV "QEMU_CPR_VFORK_LISTENERS"
 #define CPR_VFORK_CLIENTS_ENV "QEMU_CPR_VFORK_CLIENTS"
 #define CPR_VFORK_STATE "QEMU_CPR_VFORK_STATE"
+
+/* What a QEMU can do besides the protocol; said in the shared page */
+#define CPR_VFORK_CAN_DEVICES   (1U << 0)
 
 /* Messages on the control channel, one byte each */
 #define CPR_VFORK_MSG_READY     'R'

@@ -103,4 +103,6 @@ module_exit(core_exit);
 MODULE_DESCRIPTION("A build of KVM beside others, for kvm_thin");
 MODULE_LICENSE("GPL");
 MODULE_VERSION(KVM_CORE_NAME);
+/* the release of Linux that this KVM is of: that of vermagic may be another */
+MODULE_INFO(vmm_source, __stringify(KVM_CORE_SOURCE));
 MODULE_INFO(kvm_thin_abi, __stringify(KVM_THIN_ABI));

@@ -3,7 +3,8 @@
  * Included before all else in each file of a core (-include).
  *
  * Names that exist once in a kernel are made of the build's.  KVM_CORE_BUILD is
- * given on the command line, a C identifier.
+ * given on the command line, a C identifier, and so is KVM_CORE_SOURCE, the
+ * release of Linux.
  */
 #ifndef KVM_CORE_BUILD_H
 #define KVM_CORE_BUILD_H

@@ -4,12 +4,13 @@
 """A host in a JSON file, for tests of the rollout's control flow alone. It upgrades nothing; that is tested on real QEMU.
 
 ``<state_dir>/host.json``: ``vms``: name → ``build``, ``downtime_ms`` and optionally ``outcome`` (what its upgrade comes to),
-``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy); ``default``: the default build;
-``calls``: what was called so far; ``budgets_ms``: what each upgrade was given of class
-budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts;
-``dies``: whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``: which KVM cores are loaded, name of
-the build → whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one.
-``held``: cores that cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
+``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy), ``sick_from`` (the number of the look at
+the host from which on it is unhealthy); ``default``: the default build; ``calls``: what was called so far; ``budgets_ms``: what
+each upgrade was given of class budgets; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts; ``blind_from``: the
+number of the look from which on ``vm_health`` fails; ``dies``: whether the next ``vm_upgrade`` is killed after it began. A host
+with ``cores``: which KVM cores are loaded, name of the build → whether it is the default; each of its VMs has ``kvm``, the core
+it is on, and optionally ``sick_on`` names one. ``trials``: those that a rollout has loaded and not settled. ``held``: cores that
+cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def opened(state_dir: str, call: str) -> Iterator[dict[str, Any]]:
 def chosen(host: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]:
     """Return the VMs a call is about."""
     return {name: vm for name, vm in host["vms"].items() if not wanted or name in wanted}
+
+
+def is_missing(host: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether a core was asked for that is not loaded, by one who does not say that it will be."""
+    return bool(asked["kvm_build_id"]) and asked["kvm_build_id"] not in host["cores"] and not asked["kvm_load_later"]
 
 
 def is_there(vm: dict[str, Any], build_id: str, kvm_build_id: str | None) -> bool:

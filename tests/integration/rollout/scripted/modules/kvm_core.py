@@ -19,6 +19,7 @@ def main() -> None:
             "build_id": {"required": True},
             "deadline_s": {"type": "float"},
             "persist": {"type": "bool"},
+            "trial": {"type": "bool", "default": False},
             "state_dir": {"type": "path", "required": True},
         },
         supports_check_mode=True,
@@ -32,12 +33,17 @@ def main() -> None:
             cores.setdefault(build_id, False)
         if state == "default":
             cores = {name: name == build_id for name in cores}
-        changed = reason is None and cores != host["cores"]
+        trials = set(host.get("trials", []))
+        if not module.params["trial"]:
+            trials.discard(build_id)
+        elif build_id not in host["cores"]:
+            trials.add(build_id)
+        changed = reason is None and (cores, trials) != (host["cores"], set(host.get("trials", [])))
         if changed and not module.check_mode:
-            host["cores"] = cores
+            host["cores"], host["trials"] = cores, sorted(trials)
     if reason:
         module.fail_json(msg=reason)
-    module.exit_json(changed=changed)
+    module.exit_json(changed=changed, trial=build_id in trials)
 
 
 def _obstacle(host: dict, state: str, build_id: str) -> str | None:

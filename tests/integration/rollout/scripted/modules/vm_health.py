@@ -12,7 +12,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host imp
 
 
 def main() -> None:
-    """A VM is sick on the builds that make it so; it is a regression when it was not before."""
+    """A VM is sick on the builds that make it so, or from one look on; it is a regression when it was not before."""
     module = AnsibleModule(
         argument_spec={
             "vms": {"type": "list", "elements": "str", "default": []},
@@ -24,12 +24,13 @@ def main() -> None:
     baseline = {vm["name"]: vm for vm in module.params["baseline"].get("vms", [])}
     reports = []
     with opened(module.params["probes"]["host"]["command"][0], "health") as host:
+        looks = host["calls"].count("health")
+        is_blind = looks >= host.get("blind_from", looks + 1)
         for name, vm in chosen(host, module.params["vms"]).items():
-            problems = (
-                [{"check": "scripted", "subject": "", "message": "sick"}]
-                if {vm["build"], vm.get("kvm")} & set(vm.get("sick_on", []))
-                else []
+            is_sick = {vm["build"], vm.get("kvm")} & set(vm.get("sick_on", [])) or looks >= vm.get(
+                "sick_from", looks + 1
             )
+            problems = [{"check": "scripted", "subject": "", "message": "sick"}] if is_sick else []
             new = problems if name in baseline and not baseline[name]["problems"] else []
             reports.append(
                 {
@@ -41,6 +42,8 @@ def main() -> None:
                     "regressions": new,
                 }
             )
+    if is_blind:
+        module.fail_json(msg="scripted: nobody can look")
     module.exit_json(changed=False, vms=reports, regressions=[item for vm in reports for item in vm["regressions"]])
 
 

@@ -10,6 +10,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import (
     chosen,
+    is_missing,
     is_there,
     opened,
 )
@@ -21,6 +22,7 @@ def main() -> None:
         argument_spec={
             "build_id": {"required": True},
             "kvm_build_id": {},
+            "kvm_load_later": {"type": "bool", "required": True},
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
@@ -38,9 +40,7 @@ def main() -> None:
     with opened(module.params["state_dir"], "preflight") as host:
         for name, vm in chosen(host, module.params["vms"]).items():
             reasons = [vm["refuse"]] if "refuse" in vm else []
-            reasons += (
-                [f"core {kvm_build_id} is not loaded"] if kvm_build_id and kvm_build_id not in host["cores"] else []
-            )
+            reasons += [f"core {kvm_build_id} is not loaded"] if is_missing(host, module.params) else []
             refusals = [{"code": "scripted", "message": reason, "action": "none"} for reason in reasons]
             verdict = "refuse" if refusals else "already" if is_there(vm, build_id, kvm_build_id) else "go"
             verdicts.append(

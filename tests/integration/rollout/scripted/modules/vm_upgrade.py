@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import (
     chosen,
+    is_missing,
     is_there,
     opened,
 )
@@ -24,6 +25,7 @@ def main() -> None:
         argument_spec={
             "build_id": {"required": True},
             "kvm_build_id": {},
+            "kvm_load_later": {"type": "bool", "default": False},
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
@@ -54,10 +56,15 @@ def main() -> None:
     if dies:
         os.kill(os.getpid(), signal.SIGKILL)
     if module.check_mode:
+        if is_missing(host, module.params):
+            module.fail_json(msg=f"core {kvm_build_id} is not loaded")
         planned = [
             _result(name, vm, module, "already" if is_there(vm, build_id, kvm_build_id) else "planned")
             for name, vm in vms.items()
         ]
+        for vm in planned:
+            later = kvm_build_id and kvm_build_id not in host["cores"]
+            vm["warnings"] = [f"the core of {kvm_build_id} is not loaded"] if later else []
         changed = any(vm["outcome"] == "planned" for vm in planned)
         module.exit_json(changed=changed, finished=True, transaction_id=None, vms=planned, diff=[])
     if fifo:
@@ -106,7 +113,7 @@ def _result(name: str, vm: dict, module: AnsibleModule, outcome: str) -> dict:
         "old_build_id": vm["build"],
         "new_build_id": build_id if moved else vm["build"],
         "kvm_build_id_before": vm.get("kvm"),
-        "kvm_build_id": kvm_build_id if moved and kvm_build_id else vm.get("kvm"),
+        "kvm_build_id": kvm_build_id if (moved or outcome == "planned") and kvm_build_id else vm.get("kvm"),
         "error": None if outcome in ("upgraded", "already", "planned") else f"VM {name}: scripted to be {outcome}",
     }
 

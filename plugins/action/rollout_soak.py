@@ -1,0 +1,47 @@
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Say how long a wave has to run before it is judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks import FAIL
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import judge
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import look_at
+
+
+class ActionModule(ControllerAction):
+    """See the module documentation of ``rollout_soak``."""
+
+    ARGUMENT_SPEC = {"journal": {"type": "path", "required": True}}
+
+    def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """A wave that fails already is not kept waiting on a build that it has to leave."""
+        journal = Journal(Path(arguments["journal"]))
+        wave = journal.wave_of(str(task_vars["inventory_hostname"]))
+        events = journal.read()
+        begin = events[0]
+        waves = begin["waves"]
+        records = {event["host"]: event for event in events if event["event"] == "host"}
+        look = look_at(events, wave)
+        soak_s = look.policy.soak_s
+        hosts = [
+            host
+            for host in waves[wave]
+            if host in records
+            and records[host]["outcome"] != "unreachable"
+            and any(vm["outcome"] == "upgraded" for vm in records[host]["vms"])
+        ]
+        at_once = judge(
+            waves[wave], records, begin["downtime_budget_ms"], replace(look, policy=replace(look.policy, soak_s=0))
+        )
+        if at_once.verdict == FAIL or not hosts or not soak_s or self.is_plan:
+            return {"soak_s": 0, "hosts": []}
+        self.say(f"[wave {wave}] soaks for {soak_s} s: {', '.join(hosts)}")
+        return {"soak_s": soak_s, "hosts": hosts}

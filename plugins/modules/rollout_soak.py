@@ -1,0 +1,58 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, vmm.live_upgrade contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module is an action plugin; see plugins/action/rollout_soak.py.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout_soak
+short_description: Say how long a wave has to run before it is judged
+version_added: 0.1.0
+author:
+  - vmm.live_upgrade contributors (@vmm)
+description:
+  - Tells for how long the VMs of the current wave have to run on the new build before their health is looked at again, and on
+    which hosts some do. It does not wait.
+  - Zero when nothing is demanded, nothing was upgraded, or the wave fails already by what was recorded, so that its VMs do not
+    stay on a bad build. Zero in check mode.
+options:
+  journal:
+    description:
+      - Path of the rollout's journal, as M(vmm.live_upgrade.rollout_begin) returned it.
+    type: path
+    required: true
+extends_documentation_fragment:
+  - vmm.live_upgrade.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+seealso:
+  - module: vmm.live_upgrade.rollout_gate
+"""
+
+EXAMPLES = r"""
+- name: Ask how long the wave has to run before it is judged
+  vmm.live_upgrade.rollout_soak:
+    journal: "{{ rollout.journal }}"
+  register: soak
+  run_once: true
+"""
+
+RETURN = r"""
+soak_s:
+  description: Seconds to wait.
+  returned: success
+  type: int
+hosts:
+  description: Where to look at the health of VMs again after that.
+  returned: success
+  type: list
+  elements: str
+"""
