@@ -30,6 +30,7 @@ def main() -> None:
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
+            "accept_vfio_risk": {"type": "bool"},
             "parallel": {"type": "int"},
             "downtime_budget_ms": {"type": "int"},
             "pause_budgets_ms": {"type": "dict"},
