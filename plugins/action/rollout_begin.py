@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import RENDERERS, planned_outputs
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_approval import require_unchanged
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import parse_policy
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
@@ -45,6 +46,10 @@ class ActionModule(ControllerAction):
         "waves": {"type": "list", "elements": "raw", "required": True},
         "downtime_budget_ms": {"type": "float"},
         "report": {"type": "path", "required": True},
+        # Not of type path: an empty one stands for "do not write it".
+        "html": {"type": "str"},
+        "junit": {"type": "str"},
+        "prometheus": {"type": "str"},
         "previous_report": {"type": "path"},
         "vms": {"type": "list", "elements": "str", "default": []},
         "gate": {"type": "dict", "default": {}},
@@ -68,7 +73,7 @@ class ActionModule(ControllerAction):
         report = Path(arguments["report"]).absolute()
         if self.is_plan:
             # The report of what was done is what a roll-back goes by: a plan must not take its place.
-            report = report.with_name(f"{report.stem}.plan{report.suffix}")
+            report = _of_plan(report)
         journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()
@@ -91,6 +96,7 @@ class ActionModule(ControllerAction):
             gate=gate,
             pause_budgets_ms=arguments["pause_budgets_ms"],
             report=str(report),
+            outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             token=time.time_ns(),
             owner_pid=owner_pid,
         )
@@ -158,6 +164,18 @@ def _require_hosts(waves: list[list[str]], task_vars: Mapping[str, Any]) -> None
             f"{', '.join(gone)} of the rollout's plan are not in the inventory any more; nothing was touched. Put them back to "
             "go on, or begin a new rollout"
         )
+
+
+def _asked_outputs(arguments: Mapping[str, Any], is_plan: bool) -> dict[str, str | None]:
+    """What a plan writes never takes the place of what tells of a rollout, and it has no metrics."""
+    asked = {kind: arguments[kind] for kind in RENDERERS}
+    if not is_plan:
+        return asked
+    return {kind: path and str(_of_plan(Path(path))) for kind, path in asked.items()} | {"prometheus": ""}
+
+
+def _of_plan(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.plan{path.suffix}")
 
 
 def _require_localhost(task_vars: Mapping[str, Any]) -> None:

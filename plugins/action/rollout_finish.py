@@ -12,8 +12,13 @@ from typing import Any
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
+    outputs_of,
+    write_outputs,
+    write_report,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report, write_report
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished
 
 
@@ -37,16 +42,19 @@ class ActionModule(ControllerAction):
         report = build_report(events, aborted=not is_finished(events))
         if not is_finished(events):
             report["exit_reason"] = str(events[-1]["paused"])
+        outputs = outputs_of(events[0])
         if not ended:
             write_report(report, path)
+            write_outputs(report, outputs)
         lock.release(report["rollout_id"])
         if report["mode"] == "plan":
             journal.path.unlink()
-        self.say(f"\n{render_table(report)}\nreport: {path}\n")
+        self.say(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")
         return {
             "failed": report["verdict"] != "ok",
             "msg": report["exit_reason"],
             "verdict": report["verdict"],
             "summary": report["summary"],
             "report": str(path),
+            "outputs": outputs,
         }

@@ -10,11 +10,15 @@ in seconds) is over.
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 
 _MODULE = "vmm.live_upgrade.vm_upgrade"
 _POLL_S = 5
@@ -36,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         arguments = dict(self._task.args)
         reconnect_timeout_s = float(self._task_vars.get("vmm_reconnect_timeout_s", _DEFAULT_RECONNECT_TIMEOUT_S))
         arguments.setdefault("wait_s", _POLL_S)
-        shown = _Progress(self._task_vars.get("inventory_hostname", "host"), self._display)
+        shown = _Progress(self._task_vars.get("inventory_hostname", "host"), self._display, self._journal())
         answer: dict[str, Any] = {}
         changed = False
         while True:
@@ -81,6 +85,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             self._forget_connection()
 
+    def _journal(self) -> Journal | None:
+        """The journal of the rollout that this is part of: what becomes of a VM is in it as soon as the controller knows."""
+        path = self._templar.template(self._task_vars.get("vmm_rollout_journal", ""))
+        return Journal(Path(path)) if path and not self._task.check_mode else None
+
     def _forget_connection(self) -> None:
         """Drop a dead multiplexed session and the temporary directory that went with it."""
         self._connection._shell.tmpdir = None
@@ -91,11 +100,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
 
 class _Progress:
-    """Prints what is new about each VM, one plain line a VM and poll."""
+    """Prints what is new about each VM, one plain line a VM and poll, and has what came of it in the journal."""
 
-    def __init__(self, host: str, display: Any) -> None:
+    def __init__(self, host: str, display: Any, journal: Journal | None) -> None:
         self._host = host
         self._display = display
+        self._journal = journal
         self._steps_shown: dict[str, int] = {}
         self._concluded: set[str] = set()
 
@@ -107,6 +117,9 @@ class _Progress:
             self._steps_shown[name] = len(steps)
             if vm.get("outcome") and name not in self._concluded:
                 self._concluded.add(name)
+                if self._journal:
+                    facts = {key: vm.get(key) for key in ("outcome", "downtime_ms", "new_build_id")}
+                    self._journal.append("vm", host=self._host, name=name, run=os.getppid(), **facts)
                 new.append(_outcome(vm))
             if new:
                 self._display.display(f"{self._host}/{name}: {' → '.join(new)}")

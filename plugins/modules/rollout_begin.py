@@ -54,6 +54,18 @@ options:
       - Where the report is written at the end. The journal is kept in C(rollouts) beside it.
     type: path
     required: true
+  html:
+    description:
+      - Where the report is written as a page. By default beside it; empty for not at all.
+    type: str
+  junit:
+    description:
+      - Where the report is written as JUnit XML. By default beside it, C(.junit.xml); empty for not at all.
+    type: str
+  prometheus:
+    description:
+      - Where the report is written as metrics for the textfile collector of node_exporter. Not at all by default, nor of a plan.
+    type: str
   previous_report:
     description:
       - Report or journal of the rollout to undo.

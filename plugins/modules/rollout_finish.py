@@ -14,7 +14,8 @@ version_added: 0.1.0
 author:
   - vmm.live_upgrade contributors (@vmm)
 description:
-  - Writes the report, gives the hosts free, prints the table, and fails unless every wave passed.
+  - Writes the report with its page, JUnit XML and metrics as M(vmm.live_upgrade.rollout_begin) was told, gives the hosts free,
+    prints the table, and fails unless every wave passed.
   - Of a rollout that has ended before it only tells once more. One that waits for a maintenance window has not ended.
   - The journal of a plan (check mode) is removed, its report stays.
 options:
@@ -52,6 +53,10 @@ report:
   description: Path of the report (docs/upgrade.schema.json).
   returned: always
   type: str
+outputs:
+  description: Paths of what else was written of the report, by C(html), C(junit), C(prometheus).
+  returned: always
+  type: dict
 summary:
   description: Counts per outcome, and n, median and maximum of the measured downtimes.
   returned: always

@@ -14,7 +14,7 @@ version_added: 0.1.0
 author:
   - vmm.live_upgrade contributors (@vmm)
 description:
-  - Prints the report as a table, and writes it as a page with the downtimes drawn where asked.
+  - Prints the report as a table, and writes it as a page, as JUnit XML or as metrics where asked.
   - Takes the journal of a rollout too, for a run that was killed before it wrote its report.
 options:
   report:
@@ -25,6 +25,14 @@ options:
   html:
     description:
       - Path of the page to write.
+    type: path
+  junit:
+    description:
+      - Path of the JUnit XML to write.
+    type: path
+  prometheus:
+    description:
+      - Path of the metrics to write, for the textfile collector of node_exporter. It reads files that end in C(.prom).
     type: path
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
@@ -53,6 +61,10 @@ verdict:
   type: str
 summary:
   description: Counts per outcome, and n, median and maximum of the measured downtimes.
+  returned: success
+  type: dict
+outputs:
+  description: Paths of what was asked for, by option.
   returned: success
   type: dict
 """

@@ -23,6 +23,11 @@ options:
     type: list
     elements: str
     default: []
+  state_dir:
+    description:
+      - Where builds live on the host. Only read, for RV(default_build_id).
+    type: path
+    default: /var/lib/vmm-live-upgrade
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -49,6 +54,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+default_build_id:
+  description: The build that newly started VMs run, or null.
+  returned: always
+  type: str
 vms:
   description: One entry per VM, by name.
   returned: always
@@ -63,6 +72,9 @@ vms:
       type: int
     start_time_ticks:
       description: When the process started, in clock ticks since boot. With the pid it names one process for ever.
+      type: int
+    age_s:
+      description: For how many seconds the process runs. A VM that was moved has run its build for so long.
       type: int
     exe:
       description: The binary it was started from.
@@ -165,23 +177,34 @@ vms:
       elements: str
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import age_s
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"vms": {"type": "list", "elements": "str", "default": []}},
+        argument_spec={
+            "vms": {"type": "list", "elements": "str", "default": []},
+            "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
+        },
         supports_check_mode=True,
     )
     try:
         vms = select(discover(), module.params["vms"])
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc))
-    module.exit_json(changed=False, vms=[vm.to_dict() for vm in vms])
+    module.exit_json(
+        changed=False,
+        default_build_id=BuildStore(Path(module.params["state_dir"])).default(),
+        vms=[{**vm.to_dict(), "age_s": age_s(vm.start_time_ticks)} for vm in vms],
+    )
 
 
 if __name__ == "__main__":

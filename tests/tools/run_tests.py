@@ -45,7 +45,7 @@ STEPS = [
             *("mypy", "tests/tools", "tests/unit/tools", "tests/lab", "tests/kmod"),
             *("tests/integration/lab", "tests/integration/lab_kvm"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
-            *("tests/integration/load", "tests/integration/qemu"),
+            *("tests/integration/load", "tests/integration/qemu", "tests/integration/report"),
         ),
     ),
     Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),

@@ -194,6 +194,12 @@ def _read_process(pid: int, cache: IdentityCache) -> Process | None:
     )
 
 
+def age_s(start_time_ticks: int) -> int:
+    """Return for how many seconds a process runs that was started then; suspended time of the host counts, too."""
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    return max(int(uptime_s - start_time_ticks / os.sysconf("SC_CLK_TCK")), 0)
+
+
 def _read_argv(pid: int) -> list[str]:
     data = Path(f"/proc/{pid}/cmdline").read_bytes()
     return [os.fsdecode(argument) for argument in data.rstrip(b"\0").split(b"\0")] if data else []

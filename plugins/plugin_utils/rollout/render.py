@@ -1,50 +1,20 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A report for people: the table on the terminal, and a page with the downtimes drawn. PRIVATE to the collection."""
+"""A report for people at a terminal: plain lines. PRIVATE to the collection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment
-
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import is_over_budget
 
 Report = Mapping[str, Any]
 
 _HEADINGS = ("wave", "host", "VM", "old build", "new build", "by", "downtime", "total", "outcome")
 _KVM_HEADINGS = ("old KVM", "new KVM")
 _KVM_COLUMN = _HEADINGS.index("by")
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ report.rollout_id }}</title><style>
-body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6em;border-bottom:1px solid #8884}
-.ok{color:#176f2c}.failed,.aborted{color:#b3261e}rect{fill:#4a7fb5}rect.over{fill:#b3261e}text{font-size:11px;fill:currentColor}
-</style></head><body>
-<h1>{{ report.kind | capitalize }} {{ report.rollout_id }}:
-<span class="{{ report.verdict }}">{{ report.verdict }}{% if report.mode == "plan" %} (plan){% endif %}</span></h1>
-<p>{{ report.exit_reason }}</p>
-<p>{{ report.started }} to {{ report.finished }}. {{ summary }}</p>
-{% if bars %}<svg role="img" aria-label="downtime per VM" width="100%" height="{{ bars | length * 20 + 4 }}">
-{% for bar in bars %}<text x="0" y="{{ loop.index0 * 20 + 14 }}">{{ bar.label }}</text>
-<rect class="{{ "over" if bar.over else "" }}" x="22%" y="{{ loop.index0 * 20 + 3 }}" width="{{ bar.percent }}%" height="14"/>
-<text x="{{ bar.percent + 23 }}%" y="{{ loop.index0 * 20 + 14 }}">{{ bar.value }}</text>
-{% endfor %}</svg>{% endif %}
-<h2>Waves</h2><table><tr><th>wave</th><th>hosts</th><th>gate</th><th>evidence</th></tr>
-{% for wave in report.waves %}<tr><td>{{ wave.index }}</td><td>{{ wave.hosts | join(", ") }}</td>
-<td>{{ wave.gate.verdict if wave.gate else "not judged" }}{{ ", rolled back" if wave.rolled_back else "" }}</td>
-<td>{{ evidence[loop.index0] }}{% for reason in wave.gate.reasons if wave.gate %}<br>{{ reason }}{% endfor %}</td></tr>
-{% endfor %}</table>
-<h2>VMs</h2><table><tr>{% for heading in headings %}<th>{{ heading }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-{% if cores %}<h2>KVM cores</h2><ul>{% for line in cores %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-</body></html>
-"""
 
 
 def render_table(report: Report) -> str:
@@ -60,23 +30,6 @@ def render_table(report: Report) -> str:
     lines += ["", *told] if (told := [*_core_lines(report), *_warning_lines(report)]) else []
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
-
-
-def render_html(report: Report) -> str:
-    """Return the report as one self-contained page. All values are escaped."""
-    template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(
-        report=report,
-        summary=summary_line(report["summary"]),
-        bars=_bars(report),
-        headings=_headings(report),
-        cores=_core_lines(report),
-        rows=_rows(report),
-        evidence=[
-            evidence_line(wave["gate"]["evidence"], report["mode"] == "plan") if wave["gate"] else ""
-            for wave in report["waves"]
-        ],
-    )
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:
@@ -191,17 +144,3 @@ def _rows(report: Report) -> Sequence[tuple[str, ...]]:
         if host["name"] not in shown
     ]
     return sorted(rows, key=lambda row: int(row[0]))
-
-
-def _bars(report: Report) -> list[dict[str, Any]]:
-    measured = [vm for vm in report["vms"] if vm["downtime_ms"] is not None]
-    longest = max((vm["downtime_ms"] for vm in measured), default=0.0) or 1.0
-    return [
-        {
-            "label": f"{vm['host']}/{vm['name']}",
-            "percent": round(65 * vm["downtime_ms"] / longest, 2),
-            "value": format_ms(vm["downtime_ms"]),
-            "over": is_over_budget(vm, report["downtime_budget_ms"]),
-        }
-        for vm in measured
-    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     Event,
     Journal,
     utc_now,
-    write_atomically,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before, is_good
 
@@ -33,23 +32,32 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
     """
     begin = events[0]
     records = {event["host"]: event for event in events if event["event"] == "host"}
-    started = {event["host"] for event in events if event["event"] == "started"}
+    started = {event["host"]: event for event in events if event["event"] == "started"}
     rollbacks = {event["host"]: event for event in events if event["event"] == "rollback"}
     settled = {event["host"]: event for event in events if event["event"] == "settled"}
     # the journal of an older version has neither checks nor what the rollout did then
     gates = {
         event["wave"]: {"checks": [], "then": None, **event["gate"]} for event in events if event["event"] == "gate"
     }
+    judged_at = {event["wave"]: event.get("at") for event in events if event["event"] == "gate"}
     waves = [
         {
             "index": index,
             "hosts": hosts,
+            "started": min(_times(started.get(host) for host in hosts), default=None),
+            "judged": judged_at.get(index),
+            "finished": max(_times(_last(host, records, rollbacks, settled) for host in hosts), default=None),
             "gate": gates.get(index),
             "rolled_back": any(host in rollbacks for host in hosts),
         }
         for index, hosts in enumerate(begin["waves"])
     ]
-    vms = [_vm(record, vm, rollbacks.get(host)) for host, record in records.items() for vm in record["vms"]]
+    concluded = _conclusions(events)
+    vms = [
+        {**_vm(record, vm, rollbacks.get(host)), "finished": concluded.get((host, vm["name"]))}
+        for host, record in records.items()
+        for vm in record["vms"]
+    ]
     verdict, exit_reason = _judge(waves, vms, rollbacks, settled, begin["plan"], aborted)
     return {
         "schema": SCHEMA,
@@ -57,7 +65,7 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "kind": begin["kind"],
         "mode": "plan" if begin["plan"] else "apply",
         "started": begin["at"],
-        "finished": utc_now(),
+        "finished": events[-1].get("at") or utc_now(),
         "build": begin["build_id"],
         "kvm_build": begin.get("kvm_build_id"),
         "downtime_budget_ms": begin["downtime_budget_ms"],
@@ -67,6 +75,9 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
                 **_host(
                     host, index, records.get(host), rollbacks.get(host), judged=index in gates, started=host in started
                 ),
+                "started": (started.get(host) or {}).get("at"),
+                "finished": (records.get(host) or {}).get("at"),
+                "rollback_finished": (rollbacks.get(host) or {}).get("at"),
                 "kvm": _cores(records.get(host), rollbacks.get(host), settled.get(host)),
             }
             for index, hosts in enumerate(begin["waves"])
@@ -92,11 +103,6 @@ def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "downtime_median_ms": statistics.median(downtimes) if downtimes else None,
         "downtime_max_ms": max(downtimes, default=None),
     }
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write ``report`` to ``path`` as JSON, atomically."""
-    write_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
 def load_report(path: Path) -> dict[str, Any]:
@@ -202,6 +208,24 @@ def _reached(waves: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]
         str(wave["index"]) for wave in waves if wave["gate"]["verdict"] != PASS and wave["gate"]["then"] == "go_on"
     ]
     return told + (f"; wave {', '.join(unproved)} was let pass without proof, as configured" if unproved else "")
+
+
+def _times(events: Iterable[Event | None]) -> list[str]:
+    return [event["at"] for event in events if event and event.get("at")]
+
+
+def _last(host: str, *kinds: Mapping[str, Event]) -> Event | None:
+    """The last of what was recorded of a host; ``kinds`` are in the order in which they happen."""
+    return next((kind[host] for kind in reversed(kinds) if host in kind), None)
+
+
+def _conclusions(events: Sequence[Event]) -> dict[tuple[str, str], str]:
+    """When the way forward of each VM came to its end; the moves of a roll-back come after and do not count."""
+    found: dict[tuple[str, str], str] = {}
+    for event in events:
+        if event["event"] == "vm":
+            found.setdefault((event["host"], event["name"]), event["at"])
+    return found
 
 
 def _host(

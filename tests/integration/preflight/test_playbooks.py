@@ -174,12 +174,32 @@ def test_preflight_playbook_shows_hosts_without_a_verdict(world: World, tree: Pa
 
 def test_status_playbook(world: World, tree: Path, tmp_path: Path) -> None:
     world.vm("web1")
+    variables = {"upgrade_state_dir": str(world.state_dir), "status_hosts": "h1"}
 
-    done = run(tree, tmp_path, ROOT / "playbooks" / "status.yml", status_hosts="h1")
+    done = run(tree, tmp_path, ROOT / "playbooks" / "status.yml", **variables)
 
-    lines = shown(done)
-    assert ("h1", "web1", OLD_BUILD, "running", "pc-q35-10.2", "64", "MiB", "yes") in lines, done.stdout
+    words = " ".join(done.stdout.split())
+    assert re.search(rf"h1 web1 {OLD_BUILD} no [0-9]+ s running pc-q35-10.2 64 MiB yes", words), done.stdout
+    assert re.search(rf"{OLD_BUILD} \d+ 1 0 \d+", words)
     assert (done.returncode, "changed=0" in done.stdout) == (0, True)
+
+    written = tmp_path / "status.json"
+    done = run(
+        tree,
+        tmp_path,
+        ROOT / "playbooks" / "status.yml",
+        **variables,
+        status_build=NEW_BUILD,
+        status_file=str(written),
+    )
+
+    status = json.loads(written.read_text())
+    (vm,) = [vm for vm in status["vms"] if vm["name"] == "web1"]
+    assert (vm["host"], vm["build"], vm["behind"]) == ("h1", OLD_BUILD, NEW_BUILD)
+    assert 0 <= vm["age_s"] < 600
+    assert status["summary"] in " ".join(done.stdout.split())
+    assert "behind, the oldest process for" in status["summary"]
+    assert status["no_answer"] == []
 
     done = run(tree, tmp_path, ROOT / "playbooks" / "status.yml")
 

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,39 @@ class Finished:
 
     exit_status: int
     output: str
+
+
+class TerminalRun:
+    """A run whose output is a terminal of 110 columns."""
+
+    def __init__(self, argv: list[str], cwd: Path, environment: dict[str, str]) -> None:
+        self._terminal, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+        self._process = subprocess.Popen(argv, cwd=cwd, env=environment, stdout=theirs, stderr=theirs, process_group=0)
+        os.close(theirs)
+        self.pid = self._process.pid
+        self._output = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def returncode(self) -> int:
+        """The exit status."""
+        return self._process.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Return what was written to the terminal when the run is over. Its workers are, too, or they keep it open."""
+        self._process.wait(timeout)
+        self._reader.join(timeout)
+        return self._output.decode(), None
+
+    def _read(self) -> None:
+        try:
+            while chunk := os.read(self._terminal, 65536):
+                self._output += chunk
+        except OSError as exc:
+            assert exc.errno == errno.EIO, exc  # how a terminal tells that nobody writes to it any more
+        os.close(self._terminal)
 
 
 class Fleet:
@@ -105,9 +143,33 @@ class Fleet:
 
     def start(self, playbook: str, *arguments: str, **variables: Any) -> subprocess.Popen[str]:
         """Start ansible-playbook in a process group of its own."""
+        return subprocess.Popen(
+            self._command(playbook, arguments, variables),
+            cwd=self.root,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+
+    def start_on_terminal(
+        self, playbook: str, *, environment: dict[str, str] | None = None, **variables: Any
+    ) -> TerminalRun:
+        """Start ansible-playbook with a terminal as its output."""
+        values = {**self._environment(), "TERM": "xterm", "LC_ALL": "C.UTF-8", **(environment or {})}
+        values.pop("COLUMNS", None)
+        return TerminalRun(self._command(playbook, (), variables), self.root, values)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Return the events of the last rollout."""
+        path = max((self.root / "build" / "results" / "rollouts").glob("*.jsonl"))
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def _command(self, playbook: str, arguments: Sequence[str], variables: dict[str, Any]) -> list[str]:
         inventory = self.root / "inventory.json"
         inventory.write_text(json.dumps({"hypervisors": {"hosts": self.inventory}}))
-        argv = [
+        return [
             str(Path(sys.executable).with_name("ansible-playbook")),
             f"vmm.live_upgrade.{playbook}",
             "-i",
@@ -116,6 +178,8 @@ class Fleet:
             json.dumps(variables),
             *arguments,
         ]
+
+    def _environment(self) -> dict[str, str]:
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
             "ANSIBLE_COLLECTIONS_PATH": str(self.root / "collections"),
@@ -126,15 +190,7 @@ class Fleet:
             "XDG_STATE_HOME": str(self.state),
         }
         environment.pop("PYTHONPATH", None)
-        return subprocess.Popen(
-            argv,
-            cwd=self.root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            process_group=0,
-        )
+        return environment
 
     def run(self, playbook: str, *arguments: str, **variables: Any) -> Finished:
         """Run ansible-playbook to its end."""
@@ -159,7 +215,7 @@ class Fleet:
             except (FileNotFoundError, ProcessLookupError):
                 continue
 
-    def wait(self, process: subprocess.Popen[str]) -> Finished:
+    def wait(self, process: subprocess.Popen[str] | TerminalRun) -> Finished:
         """Wait for the end of a run."""
         try:
             output, _none = process.communicate(timeout=_TIMEOUT_S)

@@ -26,6 +26,7 @@ def main() -> None:
             "state_dir": {"type": "path"},
             "vms": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
+            "accept_vfio_risk": {"type": "bool"},
             "rehearse": {"type": "bool"},
             "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},

@@ -32,6 +32,7 @@ def main() -> None:
             "vms": {"type": "list", "elements": "str", "default": []},
             "order": {"type": "list", "elements": "str", "default": []},
             "mechanism": {},
+            "accept_vfio_risk": {"type": "bool"},
             "parallel": {"type": "int"},
             "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
