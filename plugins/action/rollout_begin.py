@@ -146,7 +146,7 @@ def _result(
         "defaults": {},
         "kvm_build_id": begin["kvm_build_id"] or "",
         "cores": {},
-        "gate": begin["gate"],
+        "gate": parse_policy(begin.get("gate")).to_dict(),  # the journal of a version that asked for nothing
         "lease": {"token": token, "owner": lock.controller_id()},
         **ways_back,
     }

@@ -28,7 +28,6 @@ def main() -> None:
             "mechanism": {},
             "accept_vfio_risk": {"type": "bool"},
             "rehearse": {"type": "bool"},
-            "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
             "pause_budgets_ms": {"type": "dict"},
             "vm_classes": {"type": "dict"},

@@ -34,7 +34,6 @@ def main() -> None:
             "mechanism": {},
             "accept_vfio_risk": {"type": "bool"},
             "parallel": {"type": "int"},
-            "accept_vfio_risk": {"type": "bool"},
             "downtime_budget_ms": {"type": "int"},
             "pause_budgets_ms": {"type": "dict"},
             "vm_classes": {"type": "dict"},
