@@ -41,7 +41,7 @@ class PrivateApt:
 
     def candidates(self, name: re.Pattern[str]) -> list[Candidate]:
         """All versions of the packages of the kernel whose whole name matches, newest first."""
-        listing = self._apt("apt-cache", "search", "--names-only", "^linux-(image|source)-6")
+        listing = self._apt("apt-cache", "search", "--names-only", "^linux-")
         names = [line.split(" ")[0] for line in listing.splitlines()]
         names = [package for package in names if name.fullmatch(package)]
         if not names:

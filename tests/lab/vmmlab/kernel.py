@@ -24,6 +24,17 @@ HOST_MODULES = """
     crc32c_generic crc32c_intel nf_tables nft_chain_nat nf_conntrack fuse msr cpuid rtc_cmos button
 """
 GUEST_MODULES = "virtio_blk virtio_net"
+# Both the host and the guest of the passthrough tests run on it: drivers of all devices that are passed through.
+PASSTHROUGH_MODULES = """
+    kvm_amd kvm_intel ccp vfio_pci vfio_iommu_type1 iommufd virtio_pci virtio_net virtio_blk ext4 crc32c_generic
+    nvme e1000e igb igbvf xhci_pci usb_storage uas sd_mod af_packet msr
+"""
+# Role → flavour of Debian's kernel, and its modules that are kept.
+ROLES = {
+    "host": ("amd64", HOST_MODULES),
+    "guest": ("cloud-amd64", GUEST_MODULES),
+    "passthrough": ("amd64", PASSTHROUGH_MODULES),
+}
 # What the first initial root of a host needs to reach its disk, in order of loading (with what they depend on).
 HOST_BOOT_MODULES = "virtio_blk crc32c_generic ext4"
 
@@ -96,9 +107,9 @@ def _normal(name: str) -> str:
 
 
 def get_kernel(cache: Cache, role: str, progress: Progress, generation: Generation = DEFAULT) -> Kernel:
-    """The kernel for ``role`` (``host`` or ``guest``) from the cache, or fetched into it."""
+    """The kernel for ``role`` (a key of ``ROLES``) from the cache, or fetched into it."""
     series, suite = generation.series, generation.suite
-    flavour, modules = {"host": ("amd64", HOST_MODULES), "guest": ("cloud-amd64", GUEST_MODULES)}[role]
+    flavour, modules = ROLES[role]
     material = {"format": 3, "suite": suite, "series": series, "flavour": flavour, "modules": modules.split()}
 
     def build(folder: Path) -> None:
@@ -111,7 +122,7 @@ def get_kernel(cache: Cache, role: str, progress: Progress, generation: Generati
         subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
         release = candidate.package.removeprefix("linux-image-")
         shutil.copy(unpacked / "boot" / f"vmlinuz-{release}", folder / "vmlinuz")
-        _copy_modules(unpacked / generation.modules / release, folder / "lib/modules" / release, modules.split())
+        copy_modules(unpacked / generation.modules / release, folder / "lib/modules" / release, modules.split())
         facts = {"release": release, **vars(candidate)}
         (folder / "kernel.json").write_text(json.dumps(facts, indent=1) + "\n")
         for leftover in (folder / "apt", unpacked):
@@ -123,7 +134,8 @@ def get_kernel(cache: Cache, role: str, progress: Progress, generation: Generati
     return Kernel(folder, facts["release"], facts["package"], facts["version"], facts["sha256"])
 
 
-def _copy_modules(source: Path, target: Path, names: list[str]) -> None:
+def copy_modules(source: Path, target: Path, names: list[str]) -> None:
+    """Copy the modules ``names`` and their dependencies out of ``lib/modules/<release>``, uncompressed."""
     target.mkdir(parents=True)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         shutil.copy(source / name, target / name)

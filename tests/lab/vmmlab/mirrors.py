@@ -14,6 +14,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 def source_lines(suite: str) -> list[str]:
     """Lines of an apt source list for ``suite`` with its updates, and its security updates where their mirror is known.
 
+    Backports have neither.
     Raises LabError when apt is set up with no archive.
     """
     mirrors = _mirrors()
@@ -23,6 +24,8 @@ def source_lines(suite: str) -> list[str]:
         raise LabError("apt is set up with no Debian mirror that is reached by http: add one to its sources")
     # Programs of others for Debian come from mirrors too; Debian's own go by this name nearly everywhere.
     archive = next((mirror for mirror in others if mirror.endswith("/debian")), others[0])
+    if suite.endswith("-backports"):
+        return [_line(archive, suite)]
     lines = [_line(archive, suite), _line(archive, f"{suite}-updates")]
     return lines + [_line(mirror, f"{suite}-security") for mirror in security[:1]]
 
