@@ -90,6 +90,11 @@ class ModuleBuilds:
         modules.files["kvm_thin_faulty"] = self._thin(replace(self._spec, thin=self._faulty()))
         return modules
 
+    def pair(self) -> Modules:
+        """Build the cores A and B, and kvm_thin: what two VMs, or one that goes from one to the other, can be on."""
+        cores = {"A": ("core_a", self._spec), "B": ("core_b", replace(self._spec, fixes=self._fixes))}
+        return self._cores(cores, tuple(cores))
+
     def _cores(self, cores: dict[str, tuple[str, KmodSpec]], packed: tuple[str, ...]) -> Modules:
         """``cores``: variable of the guest → name of the file there, and what to build. kvm_thin is that of the core A."""
         modules = Modules({}, {}, {})

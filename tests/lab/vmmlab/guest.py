@@ -44,7 +44,7 @@ def get_guest(cache: Cache, kernel: Kernel, progress: Progress) -> Path:
     return cache.entry("guest", material, build)
 
 
-def initial_root(program: Path, init: Path, kernel: Kernel) -> bytes:
+def initial_root(program: Path, init: Path, kernel: Kernel, modules: str = GUEST_MODULES) -> bytes:
     """Return the initial root of a guest that runs ``program``, started by the script ``init``, as a cpio archive."""
     archive = CpioArchive()
     for name in ("proc", "sys", "dev", "bin"):
@@ -52,7 +52,7 @@ def initial_root(program: Path, init: Path, kernel: Kernel) -> bytes:
     archive.copy("bin/busybox", BUSYBOX)
     archive.copy(f"bin/{program.name}", program)
     archive.file("init", init.read_bytes(), 0o755)
-    add_modules(archive, kernel.modules(GUEST_MODULES))
+    add_modules(archive, kernel.modules(modules))
     return archive.data()
 
 
