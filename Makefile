@@ -15,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime soak-vfork test-kmod test-kvm-host fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork test-kmod test-kvm-host test-vfio fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by
 test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed bug, some twenty minutes (as root)
 	$(SETUP)
 	@$(RUN) kvm-host
+
+test-vfio: build-qemu  ## VMs with passed-through devices upgraded in an emulated host, case by case (as root)
+	@$(PYTHON) tests/tools/builds.py --stock
+	@$(PYTHON) tests/vfio/run.py
 
 fault-table: build-qemu  ## every fault that can be injected into an upgrade, and what came of it
 	@$(PYTHON) tests/bench/fault_table.py

@@ -22,6 +22,7 @@ REQUIRED = {
     "tests/integration/lab/crash_on_load": "GPL-2.0-or-later",
     "tests/kmod/guest": "GPL-2.0-or-later",
     "tests/lab/guest": "GPL-2.0-or-later",
+    "tests/vfio/guest": "GPL-2.0-only",
 }
 DEFAULT = "GPL-3.0-or-later"
 

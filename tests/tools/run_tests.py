@@ -48,6 +48,8 @@ STEPS = [
             *("tests/integration/load", "tests/integration/qemu", "tests/integration/report"),
         ),
     ),
+    # by itself: its run.py would be a second one
+    Step("mypy-vfio", "lint", ("mypy", "tests/vfio", "tests/unit/vfio")),
     Step("ansible-lint", "lint", ("ansible-lint", "--offline", "--nocolor"), limit_s=900),
     Step("unit", "unit", (*PYTEST, "tests/unit"), pytest=True),
     Step(

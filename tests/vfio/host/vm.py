@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The VM: its command line, and the process that runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
+from host.kvm import node
+from host.status import Status
+from vfiolab.devices import Device
+
+MACHINE = "pc-q35-10.2"
+MEMORY_MIB = 256
+RUN = Path("/run/vm")
+CONSOLE = RUN / "console"
+LOG = RUN / "log"
+# A machine with much other work starts a VM in minutes.
+PATIENCE_S = 600.0
+_KERNEL = (
+    "console=ttyS0 loglevel=4 mitigations=off nokaslr no_timer_check tsc=reliable panic=1 net.ifnames=0 "
+    # what stands still is seen from outside; the guest would take a busy machine for an error of its own
+    "nowatchdog rcupdate.rcu_cpu_stall_suppress=1 "
+    "pci=lastbus=0 memmap=64K$0x8000000 nvme_core.io_timeout=30"
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``."""
+
+    devices: tuple[Device, ...]
+    addresses: dict[str, str]
+    backend: str
+
+    def argv(self, build: str, socket: str, kvm: str) -> list[str]:
+        folder = f"/qemu/{build}"
+        jobs = ",".join(device.job() for device in self.devices)
+        return [
+            f"{folder}/bin/qemu-system-x86_64", "-L", f"{folder}/share/qemu",
+            "-nodefaults", "-no-user-config", "-display", "none",
+            "-machine", f"{MACHINE},memory-backend=ram0,aux-ram-share=on,hpet=off",
+            "-accel", f"kvm,device={kvm}", "-cpu", "host", "-smp", "1", "-m", f"{MEMORY_MIB}M",
+            "-object", f"memory-backend-memfd,id=ram0,size={MEMORY_MIB}M,share=on",
+            # which asks no device whether it can be booted from, as SeaBIOS does, at the price of many exits
+            "-bios", "qboot.rom",
+            "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd.gz", "-append", f"{_KERNEL} vfio.jobs={jobs}",
+            "-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console",
+            "-qmp", f"unix:{socket},server=on,wait=off",
+            *(("-object", "iommufd,id=iommufd0") if self.backend == "iommufd" else ()),
+            *(argument for device in self.devices for argument in ("-device", self.device(device))),
+        ]  # fmt: skip
+
+    def device(self, device: Device) -> str:
+        """The argument of ``-device`` for it."""
+        backend = ",iommufd=iommufd0" if self.backend == "iommufd" else ""
+        at = f"addr={device.address:#x},rombar=0"
+        return f"vfio-pci,host={self.addresses[device.name]},id={device.name},{at}{backend}"
+
+
+class Vm:
+    """A running VM. ``pid`` and ``monitor`` are those of the process that runs it now."""
+
+    def __init__(self, spec: Spec, build: str, core: str = "") -> None:
+        """``core``: ``A`` or ``B`` for a VM on a core of KVM; may be changed before the next process is started."""
+        RUN.mkdir(exist_ok=True)
+        for leftover in RUN.iterdir():
+            leftover.unlink()
+        self.spec = spec
+        self.build = build
+        self.core = core
+        self.generation = 0
+        self.pid = spawn(spec.argv(build, self.socket(), node(core))).pid
+        self.monitor = connect(self.socket(), self.pid)
+        self.status = Status(self.pid)
+
+    def socket(self, generation: int | None = None) -> str:
+        """The path of the monitor; each process has one of its own."""
+        return f"{RUN}/monitor{self.generation if generation is None else generation}"
+
+    def next_argv(self, build: str) -> list[str]:
+        """The command line of the next process. Each call has another monitor."""
+        self.generation += 1
+        return self.spec.argv(build, self.socket(), node(self.core))
+
+    def follow(self, pid: int, build: str) -> None:
+        """Go on with process ``pid``, which was started last; the one before is ended."""
+        self.monitor.close()
+        end(self.pid)
+        self.pid = pid
+        self.build = build
+        self.monitor = connect(self.socket(), pid)
+
+    def await_up(self) -> None:
+        """Return when the load runs on all devices."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.status.up() and all(self.status.counts(device.slot).ios for device in self.spec.devices)):
+            if not alive(self.pid) or time.monotonic() > deadline:
+                idle = [device.name for device in self.spec.devices if not self.status.counts(device.slot).ios]
+                raise RuntimeError(f"the VM does not come up, nothing from {', '.join(idle)}:\n{last_words()}")
+            time.sleep(0.05)  # a word in RAM tells nobody that it has changed
+
+    def pinned_kib(self) -> int:
+        """What the process has locked; VFIO accounts there what it has pinned."""
+        if not alive(self.pid):
+            return 0
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return sum(int(kib) for kib in re.findall(r"^Vm(?:Lck|Pin):\s+(\d+) kB", status, re.MULTILINE))
+
+    def state(self) -> str:
+        """What QEMU says of a VM that does not do its work."""
+        try:
+            status = self.monitor.execute("query-status")
+            looks = [
+                self.monitor.execute("human-monitor-command", {"command-line": "info registers"}) for _ in range(2)
+            ]
+        except QmpError as error:
+            return f"process {self.pid}: {error}"
+        return f"process {self.pid}: {status}\n" + "\n".join(looks)
+
+    def close(self) -> None:
+        self.monitor.close()
+        self.status.close()
+        end(self.pid)
+
+
+def spawn(argv: list[str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    with open(LOG, "ab") as log:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds)
+
+
+def connect(path: str, pid: int) -> QmpClient:
+    """The monitor of process ``pid``, once it serves it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return QmpClient.connect(path, PATIENCE_S)
+        except QmpDeadError as error:
+            if not alive(pid) or time.monotonic() > deadline:
+                raise RuntimeError(f"process {pid} does not serve {path}:\n{last_words()}") from error
+            time.sleep(0.02)
+
+
+def end(pid: int) -> None:
+    """Kill process ``pid`` and wait until it is gone; a child of ours is reaped."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, handle, os.WEXITED)
+    except ChildProcessError:
+        while alive(pid):
+            time.sleep(0.01)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def last_words() -> str:
+    """The ends of QEMU's log and of the guest's console."""
+    parts = [path.read_text(errors="replace")[-3000:] for path in (LOG, CONSOLE) if path.exists()]
+    return "\n".join(parts)

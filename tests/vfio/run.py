@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""VMs with passed-through devices, moved to another QEMU while the devices work: ``run.py [options] [CASE ...]``.
+
+Prints a table. A run of everything writes it to ``build/results/vfio.json`` as well. As root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "tree"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kmod"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from checkout import BUILD
+
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from vfiolab.cases import CASES
+from vfiolab.devices import BY_NAME, DEVICES
+from vfiolab.host import BACKENDS, Builder, Plan
+from vfiolab.machine import IOMMUS, Machine
+from vfiolab.table import Pins, Row, missing, render, rows_of
+from vmmlab.progress import LabError, Progress
+
+RESULTS = BUILD / "results" / "vfio.json"
+LIMIT_S = 3600
+
+
+def run(plan: Plan, iommu: str, machine: Machine, initrd: Path, progress: Progress) -> tuple[list[Row], list[Pins]]:
+    """Boot, run the plan, and judge it."""
+    logs = BUILD / "test-logs" / "vfio"
+    logs.mkdir(parents=True, exist_ok=True)
+    name = f"{iommu}-{plan.backend}-{plan.suite}"
+
+    def tell(facts: dict[str, Any]) -> None:
+        progress.say(f"{name}: {facts['case']}: {facts['complaint'] or 'done'} ({facts['seconds']} s)")
+
+    ran = machine.run(iommu, initrd, logs / f"{name}.log", LIMIT_S, tell)
+    facts = {told["case"]: told for told in ran.facts}
+    rows = []
+    for case in plan.chosen():
+        devices = [device for device in plan.devices if not case.devices or device in case.devices]
+        if case.name in facts:
+            rows += rows_of(case, iommu, plan.backend, facts[case.name], devices)
+        else:
+            why = "the machine ended before it" if ran.ended else "the machine did not come so far in time"
+            rows += missing(case, iommu, plan.backend, devices, why)
+    wrong = [row for row in rows if row.why]
+    progress.say(f"{name}: {len(rows)} rows, {len(wrong)} failed ({ran.seconds:.0f} s)")
+    pins = [Pins.of(iommu, plan.backend, told) for told in ran.facts if "pinned_kib" in told]
+    print("\n".join([render(rows), *(each.line() for each in pins)]), flush=True)
+    return rows, pins
+
+
+def plans(arguments: argparse.Namespace) -> list[tuple[str, Plan]]:
+    """What is to be run, and on which IOMMU: without a choice everything, where stock QEMU and the soak are run once."""
+    names = [device.name for device in DEVICES if not arguments.device or device.name in arguments.device]
+    found = []
+    for suite in arguments.suite or list(CASES):
+        for iommu in arguments.iommu or list(IOMMUS):
+            for backend in arguments.backend or BACKENDS:
+                once = suite != "vfork" and not (arguments.iommu or arguments.backend)
+                if once and (iommu, backend) != ("intel", "legacy"):
+                    continue
+                plan = Plan(suite, backend, names, arguments.cases, {"soak": [str(arguments.hops)]})
+                if plan.chosen():
+                    found.append((iommu, plan))
+    return found
+
+
+def write_results(rows: list[Row], controls: list[Row], pins: list[Pins]) -> None:
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, list[Any]] = {"rows": rows, "controls": controls, "pins": pins}
+    told = {name: [dataclasses.asdict(row) for row in part] for name, part in parts.items()}
+    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # so that the machine that runs is ended
+
+
+def _arguments() -> argparse.Namespace:
+    known = [case.name for cases in CASES.values() for case in cases]
+    parser = argparse.ArgumentParser(description="Move VMs with passed-through devices to another QEMU.")
+    parser.add_argument("--suite", action="append", choices=list(CASES), help="only this one")
+    parser.add_argument("--iommu", action="append", choices=list(IOMMUS), help="only this one")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one")
+    parser.add_argument("--device", action="append", choices=list(BY_NAME), help="only this one, may be repeated")
+    parser.add_argument("--hops", type=int, default=50, help="upgrades of the soak (%(default)s)")
+    parser.add_argument(
+        "--build",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a QEMU in place of the artifact: old, new, ...",
+    )
+    parser.add_argument("--shell", action="store_true", help="boot the host and type what it is to do")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"only these: {', '.join(dict.fromkeys(known))}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.cases) - set(known):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def main() -> int:
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)
+    progress = Progress()
+    given = {name: Path(folder).resolve() for name, _, folder in (text.partition("=") for text in arguments.build)}
+    rows: list[Row] = []
+    controls: list[Row] = []
+    pins: list[Pins] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="vmm-vfio-") as folder:
+            builder = Builder(Path(folder), given, progress)
+            for iommu, plan in plans(arguments):
+                machine = Machine(builder.emulator(), builder.kernel(plan.backend), Path(folder), plan.devices)
+                initrd = builder.initrd(plan)
+                if arguments.shell:
+                    return machine.shell(iommu, initrd)
+                judged, pinned = run(plan, iommu, machine, initrd, progress)
+                (controls if plan.suite == "stock" else rows).extend(judged)
+                pins += pinned
+    except (LabError, LiveUpgradeError) as error:
+        progress.say(str(error))
+        return 1
+    if not (arguments.cases or arguments.device or arguments.suite or arguments.iommu or arguments.backend):
+        write_results(rows, controls, pins)
+    failed = [row for row in rows + controls if row.why]
+    print(f"{len(rows)} rows, {len(controls)} of stock QEMU, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

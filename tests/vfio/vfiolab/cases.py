@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is done to a VM with devices. Also runs on the emulated host: Python's standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# By these names the emulated host has them: ours and stock, of the older and the newer series.
+OLD, NEW, STOCK_OLD, STOCK = "old", "new", "stock-old", "stock"
+ALL: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """``act`` names a function of host/acts.py, which gets ``arguments``.
+
+    ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
+    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it.
+    ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM.
+    ``complaint``: what the act is to complain of, in a pattern. ``lost``: the VM is to be lost. Both are of cases that are to go
+    wrong, and show that it is seen when something does.
+    """
+
+    name: str
+    title: str
+    act: str
+    arguments: tuple[str, ...] = ()
+    on: str = ""
+    to: str = NEW
+    devices: tuple[str, ...] = ALL
+    cores: bool = False
+    complaint: str = ""
+    lost: bool = False
+
+
+def _aborted(fault: str, title: str) -> Case:
+    return Case(f"aborted-{fault.replace(':', '-')}", f"aborted: the new QEMU {title}", "abort", (fault,))
+
+
+# In the order of the phases; the VM goes from one case to the next.
+VFORK = (
+    Case("upgrade", "upgrade", "vfork", on=OLD),
+    Case("rehearsal", "rehearsal", "rehearse"),
+    _aborted("ready:exit", "ends before it is ready"),
+    _aborted("ready:kill", "is killed before it is ready"),
+    Case("aborted-cancelled", "aborted: cancelled", "cancel"),
+    Case("aborted-machine", "aborted: the new QEMU is another machine", "abort_machine"),
+    _aborted("remapped:exit", "ends when it has the first DMA maps"),
+    _aborted("remapped:kill", "is killed when it has the first DMA maps"),
+    _aborted("remapped:stop", "hangs when it has the first DMA maps"),
+    _aborted("remapped:fail", "cannot take the other DMA maps"),
+    _aborted("loaded:exit", "ends in the pause"),
+    _aborted("loaded:kill", "is killed in the pause"),
+    _aborted("loaded:stop", "hangs in the pause"),
+    _aborted("committed:exit", "ends before it takes the guest"),
+    _aborted("committed:stop", "hangs before it takes the guest"),
+    Case("old-killed", "upgrade whose old QEMU is killed after it gave the guest away", "kill_old"),
+    Case("back", "back to the old build", "vfork", on=NEW, to=OLD),
+    # The last of its VM, which is not to be moved any more.
+    Case(
+        "aborted-old-detached-fail",
+        "aborted: the old QEMU cannot give the devices away",
+        "abort_old",
+        ("old-detached:fail",),
+    ),
+    Case("core-switch", "switch to another KVM core", "switch_core", on=NEW, cores=True),
+)
+# What a stock QEMU does well, and what it loses VMs by: the harness sees the one and the other.
+STOCK_CASES = (
+    Case("upgrade", "upgrade by cpr-transfer", "transfer", on=STOCK, to=STOCK, devices=("nvme",)),
+    Case(
+        "target-refuses",
+        "the new QEMU refuses the state, return-path on",
+        "transfer_refused",
+        ("return-path",),
+        on=STOCK,
+        to=STOCK,
+        devices=("nvme",),
+    ),
+    Case(
+        "no-return-path",
+        "the same with return-path off",
+        "transfer_refused",
+        on=STOCK,
+        to=STOCK,
+        devices=("nvme",),
+        complaint="completed",
+        lost=True,
+    ),
+    Case(
+        "target-dies",
+        "10.2: the new QEMU dies before it has connected",
+        "transfer_killed",
+        on=STOCK_OLD,
+        to=STOCK_OLD,
+        devices=("nvme",),
+        complaint="QmpDeadError",
+        lost=True,
+    ),
+    Case(
+        "busy-registers",
+        "upgrade while the guest writes to registers",
+        "transfer",
+        on=STOCK,
+        to=STOCK,
+        devices=("edu", "edu-intx"),
+        lost=True,
+    ),
+)
+SOAK = (Case("soak", "upgrades back and forth, one after the other", "soak", on=OLD),)
+CASES = {"vfork": VFORK, "stock": STOCK_CASES, "soak": SOAK}
