@@ -1,6 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * SPDX-License-Identifier: GPL-2.0-only
- *
  * gapwatch FILE: watches, from the host, the words of a guest's status page that count (status.h), in the file that is its RAM.
  * For each line on standard input it writes one: for how long, in microseconds, the ticks and then each slot's I/O stood
  * still at most since the line before.  What stands still yet is part of it.
@@ -19,7 +18,7 @@
 #define LOOK_MS 1
 
 struct word {
-	const volatile unsigned long long *at;
+	const unsigned long long *at;
 	unsigned long long seen;
 	int64_t changed_us, longest_us;
 };
@@ -39,7 +38,7 @@ static void look(void)
 	int64_t now = now_us();
 
 	for (struct word *word = words; word < words + WORDS; word++) {
-		unsigned long long value = *word->at;
+		unsigned long long value = __atomic_load_n(word->at, __ATOMIC_RELAXED);
 
 		if (now - word->changed_us > word->longest_us)
 			word->longest_us = now - word->changed_us;

@@ -18,6 +18,7 @@ from vmmlab.progress import LabError
 
 SOURCES = Path(__file__).resolve().parent.parent / "guest"
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", f"-I{LAB_SOURCES}"]
+PROGRAMS = {"vfioload": ("vfioload.c", "disk.c", "net.c", "kernel_log.c"), "gapwatch": ("gapwatch.c",)}
 DRIVERS = "nvme e1000e igb igbvf xhci_pci usb_storage sd_mod virtio_pci virtio_net"
 
 
@@ -30,11 +31,10 @@ def guest_root(kernel: Kernel, build_root: Path, scratch: Path) -> bytes:
 
 
 def compile_program(name: str, folder: Path) -> Path:
-    """Compile ``guest/<name>.c`` into ``folder``. Raises LabError."""
+    """Compile one of ``PROGRAMS`` into ``folder``. Raises LabError."""
     target = folder / name
-    done = subprocess.run(
-        ["gcc", *CFLAGS, "-o", str(target), str(SOURCES / f"{name}.c")], capture_output=True, text=True
-    )
+    command = ["gcc", *CFLAGS, "-o", str(target), *(str(SOURCES / source) for source in PROGRAMS[name])]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise LabError(f"{name} does not compile (packages gcc and libc6-dev?):\n{done.stderr}")
     return target

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkout import ARTIFACTS, NEW_SERIES, OLD_SERIES, ROOT, STOCK_ARTIFACTS
 
-from kmodlab.builds import ModuleBuilds, Modules
+from kmodlab.builds import ModuleBuilds
 from kmodlab.root import get_build_root
 from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
@@ -76,6 +76,8 @@ class Builder:
         with open(target, "wb") as initrd:
             for part in (self._base(plan.backend), self._common(), driver):
                 initrd.write(part)
+            if any(case.cores for case in plan.chosen()):
+                initrd.write(self._cores())
         return target
 
     @functools.cache  # noqa: B019
@@ -85,7 +87,16 @@ class Builder:
     @functools.cache  # noqa: B019
     def _common(self) -> bytes:
         guest = guest_root(self._debian, self._root, self._scratch)
-        return builds_root(self._builds(), self._debian, guest) + cores_root(self._cores())
+        return builds_root(self._builds(), self._debian, guest)
+
+    @functools.cache  # noqa: B019
+    def _cores(self) -> bytes:
+        folder = self._scratch / "cores"
+        folder.mkdir()
+        kmod = ROOT / "kmod"
+        release = self._debian.release
+        builds = ModuleBuilds(kmod, DEFAULT.series, self._root, release, ARTIFACTS, folder, self._progress)
+        return cores_root(builds.pair())
 
     def _builds(self) -> dict[str, Path]:
         """Name → folder of each QEMU that VMs run on."""
@@ -99,14 +110,6 @@ class Builder:
             raise LabError(f"there is no build {', '.join(sorted(unknown))}, there are {', '.join(artifacts)}")
         found = {name: get_outer_qemu(self._cache, path, self._progress) for name, path in artifacts.items()}
         return {name: self._given.get(name, folder) for name, folder in found.items()}
-
-    def _cores(self) -> Modules:
-        folder = self._scratch / "cores"
-        folder.mkdir()
-        builds = ModuleBuilds(
-            ROOT / "kmod", DEFAULT.series, self._root, self._debian.release, ARTIFACTS, folder, self._progress
-        )
-        return builds.pair()
 
 
 def _stock_artifact(series: str) -> Path:
