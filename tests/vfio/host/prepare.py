@@ -74,11 +74,13 @@ def network_name(address: str) -> str:
 
 def start_peer(devices: Iterable[Device]) -> None:
     """Answer pings and TCP streams of all devices, from a process of its own."""
+    addresses = [f"{SUBNET.format(device.slot, 1)}/24" for device in devices if device.load == "net"]
+    if not addresses:
+        return
     own = network_name(OWN_ADDRESS)
     subprocess.run(["ip", "link", "set", own, "up"], check=True)
-    for device in devices:
-        if device.load == "net":
-            subprocess.run(["ip", "addr", "add", f"{SUBNET.format(device.slot, 1)}/24", "dev", own], check=True)
+    for address in addresses:
+        subprocess.run(["ip", "addr", "add", address, "dev", own], check=True)
     listener = socket.create_server(("0.0.0.0", 7))
     if os.fork() == 0:
         try:

@@ -23,6 +23,8 @@ IOMMUS = {
     "intel": (["-device", "intel-iommu,intremap=on,caching-mode=on"], "intel_iommu=on iommu=pt"),
     "amd": (["-device", "amd-iommu,intremap=on,xtsup=on,dma-remap=on"], "iommu=pt"),
 }
+# The device that stays the host's, which those passed through talk to. Alone on the hub it would wait for others for ever.
+PEER = ("-netdev", f"{HUB},id=net-own", "-device", "virtio-net-pci,netdev=net-own,romfile=,addr=8")
 KERNEL_ARGUMENTS = "console=ttyS0 loglevel=5 mitigations=off nokaslr panic=1 tsc=reliable no_timer_check net.ifnames=0"
 
 
@@ -55,7 +57,7 @@ class Machine:
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
             "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
             *arguments,
-            "-netdev", f"{HUB},id=net-own", "-device", "virtio-net-pci,netdev=net-own,romfile=,addr=8",
+            *(PEER if any(device.load == "net" for device in self._devices) else ()),
             *(word for device in self._devices for word in device.emulated_arguments(self._folder)),
             "-kernel", str(self._kernel.image), "-initrd", str(initrd),
             "-append", f"{KERNEL_ARGUMENTS} {kernel_arguments} {more}",
