@@ -303,7 +303,7 @@ def main() -> None:
             "lease": {
                 "type": "dict",
                 "options": {
-                    "token": {"type": "int", "required": True},
+                    "token": {"type": "int", "required": True, "no_log": False},
                     "owner": {"type": "str", "required": True},
                     "seconds": {"type": "int", "default": 300},
                 },

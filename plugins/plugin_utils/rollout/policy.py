@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -124,7 +125,7 @@ def _number(values: Mapping[str, Any], name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise _error(f"has {name} {value!r}, which is no number") from None
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise _error(f"has {name} {value!r}, which is no number")
     return number
 

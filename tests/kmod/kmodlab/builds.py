@@ -135,6 +135,7 @@ class ModuleBuilds:
         """A key that no kernel knows of. It is made once: a core that is signed with another is another build."""
         key, certificate = self._work / "foreign_key.pem", self._work / "foreign_key.x509"
         if not certificate.exists():
+            self._work.mkdir(parents=True, exist_ok=True)
             kbuild = Kbuild(self._root, self._spec.release)
             kbuild.run(
                 *(
