@@ -184,7 +184,7 @@ def kill_once_the_core_is_loaded(fleet: Fleet) -> None:
         fleet.kill(killed)
     fleet.set("h1", wait_on=None, begun=None)
     (journal,) = (fleet.root / "build/results/rollouts").glob("*.jsonl")
-    assert [json.loads(line)["event"] for line in journal.read_text().splitlines()] == ["begin", "started"]
+    assert [json.loads(line)["event"] for line in journal.read_text().splitlines()] == ["begin", "started", "looked"]
 
 
 def test_a_core_that_was_there_before_is_left_by_a_wave_that_fails(fleet: Fleet) -> None:

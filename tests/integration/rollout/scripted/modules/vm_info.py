@@ -11,7 +11,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 def main() -> None:
     """Find no VM."""
-    AnsibleModule(argument_spec={}, supports_check_mode=True).exit_json(changed=False, vms=[])
+    module = AnsibleModule(argument_spec={"state_dir": {"type": "path"}}, supports_check_mode=True)
+    module.exit_json(changed=False, vms=[], default_build_id=None)
 
 
 if __name__ == "__main__":
