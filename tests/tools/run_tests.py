@@ -72,7 +72,7 @@ STEPS = [
         "integration",
         (*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
         needs=("build-qemu",),
-        limit_s=1800,
+        limit_s=2700,
         pytest=True,
     ),
     Step("lab-tests", "lab", (*PYTEST, "tests/lab/tests"), needs=("lab-up",), cpus=2, limit_s=1800, pytest=True),
