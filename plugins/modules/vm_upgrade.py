@@ -115,7 +115,8 @@ options:
   lease:
     description:
       - As which run of O(rollout_id) the host is asked for. It is taken by this, and kept from rollouts of other controllers
-        until the time is over. A run that is older than the one which took the host last is refused.
+        until what was begun has come to an end, or the time is over. A run that is older than the one which took the host
+        last is refused.
       - Without it nobody is kept out but for as long as the VMs are moved.
     type: dict
     suboptions:
@@ -131,7 +132,7 @@ options:
         required: true
       seconds:
         description:
-          - How long the host is kept, from each call on.
+          - How long the host is kept at most, from each call on.
         type: int
         default: 300
   transaction_id:
@@ -358,6 +359,8 @@ def _upgraded(request: UpgradeRequest, claim: Claim | None, known: str | None, w
         vms = [{"name": name, "steps": steps} for name, steps in progress.steps.items()]
         changed = any("committed" in steps for steps in progress.steps.values())
         return {"changed": changed, "finished": False, "transaction_id": progress.transaction_id, "vms": vms}
+    if claim:
+        Lease(Path(request.state_dir)).give_up(claim)
     return {
         "error": progress.result["error"],
         "changed": any(vm["outcome"] == "upgraded" for vm in progress.result["vms"]),

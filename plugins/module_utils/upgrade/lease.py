@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lease of a host: which rollout may begin something here, until when, and by which of its runs.
 
+A run has the host until what it began there has come to its end, or for some time after its last word.
 Each run of a rollout has a token greater than that of every run before. The host keeps the greatest it was shown; a run with
 a smaller one, such as that of a controller which was thought dead, is refused whatever it wants. PRIVATE to the collection.
 """
@@ -66,6 +67,12 @@ class Lease:
             if transaction is not None:
                 # What was begun by a run that is dead is now this one's: its engine may be started again.
                 _write(transaction / _ADOPTED, entry)
+
+    def give_up(self, claim: Claim) -> None:
+        """Let others have the host, if it is still of ``claim``. Its token stays: what comes late of a run before is refused."""
+        with self._locked() as held:
+            if held and held["token"] == claim.token:
+                _write(self._path, {**held, "until": 0})
 
     def require_adopted(self, transaction: Path) -> None:
         """Raise ``LeaseError`` when ``transaction`` was begun for a run that has since lost the host."""

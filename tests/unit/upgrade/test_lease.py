@@ -37,6 +37,19 @@ def test_the_host_is_kept_from_a_rollout_of_another_controller_until_the_time_is
     Lease(tmp_path).take(other)
 
 
+def test_what_is_given_up_is_for_others_and_the_one_before_stays_refused(tmp_path: Path) -> None:
+    Lease(tmp_path).take(FIRST)
+    Lease(tmp_path).give_up(FIRST)
+    other = Claim("upgrade-2", "controller-b", 20, 300)
+    Lease(tmp_path).take(other)
+
+    Lease(tmp_path).give_up(FIRST)  # it is not his any more
+    with pytest.raises(LeaseError, match="holds this host"):
+        Lease(tmp_path).take(Claim("upgrade-3", "controller-c", 30, 300))
+    with pytest.raises(LeaseError, match="a later run has taken this host since"):
+        Lease(tmp_path).take(FIRST)
+
+
 @pytest.mark.parametrize(
     "later",
     [Claim("upgrade-1", "controller-b", 11, 300), Claim("upgrade-2", "controller-a", 11, 300)],

@@ -48,10 +48,12 @@ def main() -> None:
     )
     build_id, kvm_build_id = module.params["build_id"], module.params["kvm_build_id"]
     key = f"{module.params['rollout_id']} {build_id} {module.params['vms']}"
+    claim = None
     if module.params["lease"] and not module.check_mode:
         lease = {name: int(value) if name != "owner" else value for name, value in module.params["lease"].items()}
         try:
-            Lease(Path(module.params["state_dir"])).take(Claim.of(module.params["rollout_id"], lease))
+            claim = Claim.of(module.params["rollout_id"], lease)
+            Lease(Path(module.params["state_dir"])).take(claim)
         except LeaseError as exc:
             module.fail_json(msg=str(exc), finished=True, transaction_id=None, vms=[])
     with opened(module.params["state_dir"], "plan" if module.check_mode else "upgrade") as host:
@@ -102,6 +104,8 @@ def main() -> None:
                 vm["build"] = build_id
                 if kvm_build_id:
                     vm["kvm"] = kvm_build_id
+    if claim:
+        Lease(Path(module.params["state_dir"])).give_up(claim)
     moved = any(vm["outcome"] == "upgraded" for vm in results)
     answer = {"changed": moved, "finished": True, "transaction_id": "t1", "vms": results}
     bad = [f"VM {vm['name']}: {vm['outcome']}" for vm in results if vm["outcome"] not in ("upgraded", "already")]
