@@ -12,6 +12,7 @@ import signal
 from typing import Any
 
 import jsonschema
+import pytest
 
 from .conftest import NEW, OLD, REPOSITORY, Fleet
 
@@ -376,6 +377,19 @@ def test_roll_back_of_one_vm_to_a_named_build(fleet: Fleet) -> None:
 
     assert run.exit_status == 0, run.output
     assert fleet.builds("h1") == {"vm1": NEW, "vm2": OLD}
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_the_risk_of_vfio_devices_is_accepted_for_the_way_back_too(fleet: Fleet, accepted: bool) -> None:
+    """By the roll-back of a wave that failed, which has what the upgrade was given, and by a roll-back that is asked for."""
+    fleet.add_host("h1", {"vm1": {}, "vm2": {"outcome": "rolled_back"}})
+    fleet.add_host("h2", {"vm1": {"build": NEW}})
+
+    fleet.upgrade(upgrade_hosts="h1", upgrade_accept_vfio_risk=accepted)
+    fleet.run("rollback", rollback_hosts="h2", rollback_build=OLD, rollback_accept_vfio_risk=accepted)
+
+    assert fleet.host("h1")["vfio_risks"] == [accepted, accepted]
+    assert fleet.host("h2")["vfio_risks"] == [accepted]
 
 
 def test_roll_back_to_a_foreign_build_is_refused(fleet: Fleet) -> None:

@@ -64,6 +64,7 @@ def main() -> None:
         told = host.get("told", {}).get(key)
         if begun:
             host.setdefault("budgets_ms", []).append(module.params["pause_budgets_ms"])
+            host.setdefault("vfio_risks", []).append(module.params["accept_vfio_risk"])
         idle = all(is_there(vm, build_id, kvm_build_id) for vm in vms.values())
         if not (module.check_mode or begun or idle):
             host["begun"] = True
