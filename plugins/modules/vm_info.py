@@ -14,7 +14,9 @@ author:
 description:
   - Finds every running QEMU of a host without configuration, from C(/proc), and asks each through QMP.
   - Tells the build each VM runs (also when the binary has been deleted), its machine type, memory, disks, network back ends,
-    passthrough devices and what was plugged in since its start, and by which mechanisms it can be moved to another build.
+    passthrough devices, locked memory and what was plugged in since its start, and by which mechanisms it can be moved to another
+    build.
+  - Tells the VFIO devices of the host, who uses them, and what its kernel can do with them when a VM is upgraded.
   - A VM that does not answer costs its own facts, within seconds, and nobody else's.
 options:
   vms:
@@ -58,6 +60,69 @@ default_build_id:
   description: The build that newly started VMs run, or null.
   returned: always
   type: str
+vfio:
+  description: What the host has for VFIO.
+  returned: always
+  type: dict
+  contains:
+    iommu:
+      description: Whether there are IOMMU groups, which takes an IOMMU that is switched on.
+      type: bool
+    kernel:
+      description:
+        - What the kernel can do with DMA mappings when a VM changes its process. Null where it has no such interface, as when the
+          module is not loaded, which is not done for the question.
+      type: dict
+      contains:
+        legacy_change_process:
+          description:
+            - Whether mappings of legacy containers can be given to another process (C(VFIO_UPDATE_VADDR), Linux 5.12).
+            - False also where C(/dev/vfio/vfio) is served by iommufd.
+          type: bool
+        iommufd_change_process:
+          description: Whether those of iommufd can (C(IOMMU_IOAS_CHANGE_PROCESS), Linux 6.13).
+          type: bool
+        iommufd_map_file:
+          description: Whether they can be made from files (C(IOMMU_IOAS_MAP_FILE)), which that asks for.
+          type: bool
+    devices:
+      description: Devices that a VFIO driver has, mediated devices among them.
+      type: list
+      elements: dict
+      contains:
+        address:
+          description: The PCI address, or the UUID of a mediated device.
+          type: str
+        driver:
+          description: The driver, C(vfio-pci) or that of a vendor.
+          type: str
+        group:
+          description: Its IOMMU group, or null.
+          type: str
+        vendor_id:
+          description: The PCI id of the vendor, as C(0x8086). Null for a mediated device.
+          type: str
+        device_id:
+          description: The PCI id of the device. Null for a mediated device.
+          type: str
+        users:
+          description:
+            - Processes that have it open, each with C(pid) and C(vm) (null when it is no VM).
+            - With a legacy container a group is opened as a whole, so that its users are those of each device in it.
+          type: list
+          elements: dict
+    groups:
+      description: IOMMU groups in which a VFIO driver has a device.
+      type: list
+      elements: dict
+      contains:
+        number:
+          description: The group.
+          type: str
+        members:
+          description: All devices in it, each with C(address) and C(driver) (null when it has none).
+          type: list
+          elements: dict
 vms:
   description: One entry per VM, by name.
   returned: always
@@ -164,6 +229,40 @@ vms:
       description: Devices of the host in the guest, each with C(id), C(driver), C(host) and C(iommufd).
       type: list
       elements: dict
+    vfio:
+      description:
+        - By what the process has VFIO devices open, null when it has none. RV(vfio.devices) tells which they are.
+      type: dict
+      contains:
+        groups:
+          description: IOMMU groups that it has in legacy containers.
+          type: list
+          elements: str
+        cdevs:
+          description: Character devices that it has with iommufd, as C(vfio0).
+          type: list
+          elements: str
+        mappings_can_move:
+          description:
+            - Whether the kernel can give the DMA mappings to another process, asked of the very containers that the VM has.
+            - Null when they give no answer.
+          type: bool
+    locked_memory:
+      description: What the process has locked, and what a process that takes its place may lock. Null when it cannot be read.
+      type: dict
+      contains:
+        locked_kib:
+          description: Locked memory (C(VmLck)). Pages that a legacy container has pinned count here.
+          type: int
+        pinned_kib:
+          description: Pinned memory (C(VmPin)). Pages that iommufd has pinned count here, and against the limit of the user.
+          type: int
+        limit_kib:
+          description: The limit of locked memory (C(RLIMIT_MEMLOCK)), null for none.
+          type: int
+        exempt:
+          description: Whether the new process will have C(CAP_IPC_LOCK), to which the limit does not apply.
+          type: bool
     hotplugged:
       description: What was added since the start, each with C(kind), C(id) and C(type).
       type: list
@@ -177,6 +276,7 @@ vms:
       elements: str
 """
 
+import dataclasses
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -185,6 +285,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, select
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import age_s
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.vfio_host import look_at_host
 
 
 def main() -> None:
@@ -197,12 +298,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        vms = select(discover(), module.params["vms"])
+        running = discover()
+        vms = select(running, module.params["vms"])
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(
         changed=False,
         default_build_id=BuildStore(Path(module.params["state_dir"])).default(),
+        vfio=dataclasses.asdict(look_at_host({vm.pid: vm.name for vm in running}.get)),
         vms=[{**vm.to_dict(), "age_s": age_s(vm.start_time_ticks)} for vm in vms],
     )
 

@@ -12,6 +12,10 @@ _START_SHARED = (
     "restart the VM with -machine memory-backend=ram0,aux-ram-share=on and "
     "-object memory-backend-memfd,id=ram0,size=SIZE,share=on; from then on it can be upgraded in place"
 )
+_RAISE_MEMLOCK = (
+    "raise the limit of locked memory, which works while the VM runs: prlimit --pid PID --memlock=BYTES; with iommufd to "
+    "twice what the VM has pinned and what the other VMs of its user have"
+)
 _OTHER_WAY = "shut the VM down and start it on the new build, or migrate it to a host that runs the new build"
 
 REFUSALS = {
@@ -85,6 +89,8 @@ REFUSALS = {
     "cgroup-memory-low": "raise the memory limit (MemoryMax=) of the VM's unit for the time of the upgrade",
     "disk-low": "free space in the state directory's file system, then ask again",
     "kernel-too-old": "boot a kernel of version 5.6 or newer",
+    "vfio-kernel": "boot a newer kernel, or unplug the VM's VFIO devices for the time of the upgrade",
+    "memlock-low": _RAISE_MEMLOCK,
     "ptrace-forbidden": "set kernel.yama.ptrace_scope below 3 (takes a reboot), or " + _OTHER_WAY,
     # Does the new build really load this VM?
     "rehearsal-failed": "mend what the new process names, or choose another build; the VM runs on as before",
@@ -105,6 +111,7 @@ WARNINGS = {
     "security-label": "check after the upgrade that the policy covers the new process",
     "vfio-too-old": "stay by the VM during the upgrade: if the new process dies early, the VM has to be started anew",
     "vfio-one-way": "stage a build made by this collection instead, whose mode vfork loses no VM",
+    "memlock-low": _RAISE_MEMLOCK + "; or have it tried by a rehearsal",
     "cgroup-v1": "expect the new process outside the old one's version 1 control groups",
     "binary-deleted": "nothing to do: the upgrade is the cure",
     "hot-plugged": "nothing to do: the devices are in the new command line",

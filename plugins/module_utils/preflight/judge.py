@@ -33,6 +33,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.process
     check_twin,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.throttle_check import check_throttles
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.vfio_check import check_vfio
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.vmstate_check import check_vmstate
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import monitor
@@ -183,6 +184,7 @@ def _check_all(verdict: Verdict, item: Judged, court: _Court) -> None:
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
+    check_vfio(verdict, vm, options)
     check_kvm(verdict, vm, item.kvm, court.kvm, court.request.kvm_build_id)
     mechanism = _choose_mechanism(verdict, vm, options, court)
     if not _check_with_monitor(verdict, item, mechanism, court):

@@ -22,6 +22,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.accelerator im
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line import Option, parse, parse_keyval
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.locked_memory import locked_memory
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.monitor import Answers
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import (
     Process,
@@ -35,6 +36,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import
     unit_instance,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.ram import ram_blocks
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.vfio_use import vfio_use
 
 _MAX_THREADS = 16
 _MACHINE_SUFFIX = "-machine"
@@ -122,6 +124,8 @@ def _fill(vm: Vm, options: list[Option]) -> None:
     vm.disks = devices.disks(options, answers)
     vm.nics = devices.nics(options, answers, taps)
     vm.passthrough = devices.passthrough(options, answers)
+    vm.vfio = vfio_use(vm.pid, links)
+    vm.locked_memory = locked_memory(vm.pid)
     vm.hotplugged = devices.hotplugged(options, answers)
 
 

@@ -68,6 +68,31 @@ class Passthrough:
 
 
 @dataclass(frozen=True)
+class VfioUse:
+    """By what the process has VFIO devices: ``groups`` of legacy containers, and ``cdevs`` of iommufd.
+
+    ``mappings_can_move``: whether the kernel can give their DMA mappings to another process, null when it cannot be told.
+    """
+
+    groups: list[str]
+    cdevs: list[str]
+    mappings_can_move: bool | None
+
+
+@dataclass(frozen=True)
+class LockedMemory:
+    """``locked_kib``: what counts as locked, with the pinned pages of legacy containers; ``pinned_kib``: those of iommufd.
+
+    ``limit_kib``: RLIMIT_MEMLOCK, null for none. ``exempt``: whether a new process has CAP_IPC_LOCK, which lifts it.
+    """
+
+    locked_kib: int
+    pinned_kib: int
+    limit_kib: int | None
+    exempt: bool
+
+
+@dataclass(frozen=True)
 class Hotplugged:
     """Something added after the start: ``kind`` is ``device``, ``netdev``, ``blockdev``, ``object`` or ``chardev``."""
 
@@ -117,6 +142,8 @@ class Vm:
     disks: list[Disk] = field(default_factory=list)
     nics: list[Nic] = field(default_factory=list)
     passthrough: list[Passthrough] = field(default_factory=list)
+    vfio: VfioUse | None = None
+    locked_memory: LockedMemory | None = None
     hotplugged: list[Hotplugged] = field(default_factory=list)
     mechanisms: dict[str, Mechanism] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

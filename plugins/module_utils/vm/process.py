@@ -88,18 +88,22 @@ def read_process(pid: int) -> Process | None:
     return _read_process(pid, IdentityCache())
 
 
-def read_status(pid: int) -> dict[str, str]:
-    """Return the fields of ``/proc/PID/status``. Raises ``OSError``."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def read_status(pid: int, root: Path = Path("/")) -> dict[str, str]:
+    """Return the fields of ``/proc/PID/status``; ``root`` is another one in tests only. Raises ``OSError``."""
+    lines = (root / f"proc/{pid}/status").read_text().splitlines()
     return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
 
 
-def descriptors(pid: int) -> dict[int, str]:
-    """Return descriptor number → what ``/proc/PID/fd`` says it is. Raises ``OSError`` when ``pid`` is gone."""
+def descriptors(pid: int, root: Path = Path("/")) -> dict[int, str]:
+    """Return descriptor number → what ``/proc/PID/fd`` says it is; ``root`` is another one in tests only.
+
+    Raises ``OSError`` when ``pid`` is gone.
+    """
+    folder = root / f"proc/{pid}/fd"
     found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for name in os.listdir(folder):
         try:
-            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+            found[int(name)] = os.readlink(folder / name)
         except FileNotFoundError:
             continue  # closed meanwhile
     return found

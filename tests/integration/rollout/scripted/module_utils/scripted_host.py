@@ -6,12 +6,13 @@
 ``<state_dir>/host.json``: ``vms``: name → ``build``, ``downtime_ms`` and optionally ``outcome`` (what its upgrade comes to),
 ``refuse`` (why preflight refuses it), ``sick_on`` (builds on which it is unhealthy), ``sick_from`` (the number of the look at
 the host from which on it is unhealthy); ``default``: the default build; ``calls``: what was called so far; ``budgets_ms``: what
-each upgrade was given of class budgets, ``vfio_risks``: and whether that of VFIO devices is accepted; ``wait_on``: a FIFO that ``vm_upgrade`` reads before it starts; ``blind_from``: the
-number of the look from which on ``vm_health`` fails; ``dies``: whether the next ``vm_upgrade`` is killed after it began. A host
-with ``cores``: which KVM cores are loaded, name of the build → whether it is the default; each of its VMs has ``kvm``, the core
-it is on, and optionally ``sick_on`` names one. ``trials``: those that a rollout has loaded and not settled. ``held``: cores that
-cannot be unloaded, name of the build → why. ``no_load``, ``no_default``: why those fail. ``warnings`` of a VM: what preflight
-warns of. ``no_answer``: why preflight fails. ``told``: what upgrades of a rollout came to.
+each upgrade was given of class budgets, ``vfio_risks``: and whether that of VFIO devices is accepted; ``wait_on``: a FIFO that
+``vm_upgrade`` reads before it starts; ``blind_from``: the number of the look from which on ``vm_health`` fails; ``dies``:
+whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``: which KVM cores are loaded, name of the build →
+whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one. ``trials``:
+those that a rollout has loaded and not settled. ``held``: cores that cannot be unloaded, name of the build → why. ``no_load``,
+``no_default``: why those fail. ``warnings`` of a VM: what preflight warns of. ``no_answer``: why preflight fails. ``told``:
+what upgrades of a rollout came to.
 """
 
 from __future__ import annotations
