@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpDeadError
-from host.hops import FAULT, Info, Transfer, begin_vfork, end_vfork, vfork
+from host.events import ACTS as EVENT_ACTS
+from host.hops import FAULT, Transfer, begin_vfork, end_vfork, vfork
 from host.kvm import reload
+from host.outcome import gone, stopped_child, taken_back
 from host.prepare import say
-from host.vm import MACHINE, PATIENCE_S, Vm, alive, end
+from host.vm import MACHINE, PATIENCE_S, Vm, end
 
 # A hand-over that is aborted by time takes so long, of which the guest stands still.
 _SHORT_MS = 3000
@@ -22,35 +22,35 @@ _SAID_EVERY = 10
 
 
 def _vfork(vm: Vm, to: str) -> str:
-    return _gone(vfork(vm, to))
+    return gone(vfork(vm, to))
 
 
 def _rehearse(vm: Vm, to: str) -> str:
-    return _taken_back(vfork(vm, to, rehearse=True), "rehearsal")
+    return taken_back(vfork(vm, to, rehearse=True), "rehearsal")
 
 
 def _abort(vm: Vm, to: str, fault: str) -> str:
     budget_ms = _SHORT_MS if fault.endswith((":stop", ":hang")) else 30000
-    return _taken_back(vfork(vm, to, "-global", f"{FAULT}={fault}", pause_budget_ms=budget_ms))
+    return taken_back(vfork(vm, to, "-global", f"{FAULT}={fault}", pause_budget_ms=budget_ms))
 
 
 def _abort_old(vm: Vm, to: str, fault: str) -> str:
     """A fault of the old QEMU: one that the VM is moved to for it, since it is told to a process when it starts."""
-    return _gone(vfork(vm, to, "-global", f"{FAULT}={fault}")) or _taken_back(vfork(vm, to))
+    return gone(vfork(vm, to, "-global", f"{FAULT}={fault}")) or taken_back(vfork(vm, to))
 
 
 def _abort_machine(vm: Vm, to: str) -> str:
     argv = [word.replace(MACHINE, _ANOTHER_MACHINE) for word in vm.next_argv(to)]
-    return _taken_back(begin_vfork(vm, argv) or end_vfork(vm, to), "status 1")
+    return taken_back(begin_vfork(vm, argv) or end_vfork(vm, to), "status 1")
 
 
 def _cancel(vm: Vm, to: str) -> str:
     refusal = begin_vfork(vm, vm.next_argv(to))
     if refusal:
-        return _gone(refusal)
+        return gone(refusal)
     vm.monitor.wait_event({"CPR_VFORK"}, PATIENCE_S)
     vm.monitor.execute("migrate_cancel")
-    return _taken_back(end_vfork(vm, to), "cancel")
+    return taken_back(end_vfork(vm, to), "cancel")
 
 
 def _kill_old(vm: Vm, to: str) -> str:
@@ -58,13 +58,8 @@ def _kill_old(vm: Vm, to: str) -> str:
     argv = [*vm.next_argv(to), "-global", f"{FAULT}=committed:stop"]
     refusal = begin_vfork(vm, argv, int(PATIENCE_S * 1000))
     if refusal:
-        return _gone(refusal)
-    child = int(vm.monitor.wait_event({"CPR_VFORK"}, PATIENCE_S).data["child-pid"])
-    deadline = time.monotonic() + PATIENCE_S
-    while not _stopped(child):
-        if time.monotonic() > deadline:
-            return "the new QEMU does not come so far"
-        time.sleep(0.01)
+        return gone(refusal)
+    child = stopped_child(vm)
     end(vm.pid)
     os.kill(child, signal.SIGCONT)
     vm.follow(child, to)
@@ -123,23 +118,8 @@ def _transfer_killed(vm: Vm, to: str) -> str:
     return "" if status == "failed" else f"the migration ended as {status}"
 
 
-def _gone(info: Info) -> str:
-    return "" if info["phase"] == "running" else f"{info['phase']}: {info.get('reason')}"
-
-
-def _taken_back(info: Info, reason: str = "") -> str:
-    if info["phase"] != "aborted" or reason not in str(info.get("reason")):
-        return f"{info['phase']}: {info.get('reason')}"
-    if alive(int(str(info["child-pid"]))):
-        return "the new QEMU is left over"
-    return ""
-
-
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 ACTS: dict[str, Callable[..., str]] = {
+    **EVENT_ACTS,
     "vfork": _vfork,
     "rehearse": _rehearse,
     "abort": _abort,

@@ -39,11 +39,16 @@ def begin_vfork(vm: Vm, argv: list[str], pause_budget_ms: int = 30000, rehearse:
     return {}
 
 
-def end_vfork(vm: Vm, build: str) -> Info:
-    """Wait for the end of a hand-over, and follow the VM if it has gone."""
+def await_end(vm: Vm) -> Info:
+    """Wait for the end of a hand-over, and stay with the old QEMU."""
     while vm.monitor.wait_event({"CPR_VFORK"}, PATIENCE_S * 2).data["phase"] not in _ENDS:
         continue
-    info = dict(vm.monitor.execute("query-cpr-vfork"))
+    return dict(vm.monitor.execute("query-cpr-vfork"))
+
+
+def end_vfork(vm: Vm, build: str) -> Info:
+    """Wait for the end of a hand-over, and follow the VM if it has gone."""
+    info = await_end(vm)
     if info["phase"] == "running":
         vm.follow(info["child-pid"], build)
     return info

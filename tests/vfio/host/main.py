@@ -74,13 +74,14 @@ class Host:
         """The VM that there is, when it is one for the case, else another."""
         devices = tuple(device for device in self._devices if not case.devices or device.name in case.devices)
         vm = self._vm
-        if vm and (case.on in ("", vm.build)) and vm.spec.devices == devices and bool(vm.core) == case.cores:
+        spec = Spec(devices, self._addresses, self._backend, case.plugged)
+        if vm and (case.on in ("", vm.build)) and vm.spec == spec and bool(vm.core) == case.cores:
             return vm
         self.close()
         (kvm.have_cores if case.cores else kvm.have_own)()
         began_s = time.monotonic()
         before = iommu.maps()
-        self._vm = vm = Vm(Spec(devices, self._addresses, self._backend), case.on or OLD, "A" if case.cores else "")
+        self._vm = vm = Vm(spec, case.on or OLD, "A" if case.cores else "")
         vm.await_up()
         mapped = iommu.maps()[0] - before[0]
         say(f"the VM is up after {time.monotonic() - began_s:.1f} s, {mapped} DMA maps, {vm.pinned_kib()} KiB pinned")

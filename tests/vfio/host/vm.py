@@ -33,35 +33,63 @@ _KERNEL = (
 
 @dataclass(frozen=True)
 class Spec:
-    """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``."""
+    """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``.
+
+    ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address.
+    """
 
     devices: tuple[Device, ...]
     addresses: dict[str, str]
     backend: str
+    plugged: tuple[str, ...] = ()
+
+    def at_start(self) -> list[Device]:
+        """The devices that it has from its start."""
+        return [device for device in self.devices if device.name not in self.plugged]
+
+    def later(self) -> list[Device]:
+        """Those that are plugged in."""
+        return [device for device in self.devices if device.name in self.plugged]
 
     def argv(self, build: str, socket: str, kvm: str) -> list[str]:
+        """The command line of a VM that is started: with nothing plugged in."""
         folder = f"/qemu/{build}"
-        jobs = ",".join(device.job() for device in self.devices)
+        # the guest is told in the order in which it will find them
+        jobs = ",".join(device.job() for device in (*self.at_start(), *self.later()))
         return [
             f"{folder}/bin/qemu-system-x86_64", "-L", f"{folder}/share/qemu",
             "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", f"{MACHINE},memory-backend=ram0,aux-ram-share=on,hpet=off",
             "-accel", f"kvm,device={kvm}", "-cpu", "host", "-smp", "1", "-m", f"{MEMORY_MIB}M",
             "-object", f"memory-backend-memfd,id=ram0,size={MEMORY_MIB}M,share=on",
-            # which asks no device whether it can be booted from, as SeaBIOS does, at the price of many exits
-            "-bios", "qboot.rom",
+            # which asks no device whether it can be booted from, as SeaBIOS does, at the price of many exits; and sets up no port
+            *(("-bios", "qboot.rom") if not self.plugged else ()),
             "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd.gz", "-append", f"{_KERNEL} vfio.jobs={jobs}",
             "-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console",
             "-qmp", f"unix:{socket},server=on,wait=off",
             *(("-object", "iommufd,id=iommufd0") if self.backend == "iommufd" else ()),
-            *(argument for device in self.devices for argument in ("-device", self.device(device))),
+            *(argument for device in self.later() for argument in ("-device", _port(device))),
+            *(argument for device in self.at_start() for argument in ("-device", self.device(device))),
         ]  # fmt: skip
+
+    def plugged_argv(self) -> list[str]:
+        """What is on the command line of a process besides, once the devices are plugged in."""
+        return [argument for device in self.later() for argument in ("-device", self.device(device))]
 
     def device(self, device: Device) -> str:
         """The argument of ``-device`` for it."""
-        backend = ",iommufd=iommufd0" if self.backend == "iommufd" else ""
-        at = f"addr={device.address:#x},rombar=0"
-        return f"vfio-pci,host={self.addresses[device.name]},id={device.name},{at}{backend}"
+        return ",".join(f"{key}={value}" for key, value in self.properties(device).items()).removeprefix("driver=")
+
+    def properties(self, device: Device) -> dict[str, str]:
+        """The arguments of ``device_add`` for it."""
+        at = {"bus": f"port-{device.name}"} if device.name in self.plugged else {"addr": f"{device.address:#x}"}
+        backend = {"iommufd": "iommufd0"} if self.backend == "iommufd" else {}
+        host = self.addresses[device.name]
+        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": "0", **backend}
+
+
+def _port(device: Device) -> str:
+    return f"pcie-root-port,id=port-{device.name},addr={device.address:#x},chassis={device.address}"
 
 
 class Vm:
@@ -87,7 +115,7 @@ class Vm:
     def next_argv(self, build: str) -> list[str]:
         """The command line of the next process. Each call has another monitor."""
         self.generation += 1
-        return self.spec.argv(build, self.socket(), node(self.core))
+        return [*self.spec.argv(build, self.socket(), node(self.core)), *self.spec.plugged_argv()]
 
     def follow(self, pid: int, build: str) -> None:
         """Go on with process ``pid``, which was started last; the one before is ended."""
@@ -98,13 +126,23 @@ class Vm:
         self.monitor = connect(self.socket(), pid)
 
     def await_up(self) -> None:
-        """Return when the load runs on all devices."""
+        """Return when the load runs on all devices, also on those that are plugged in for it then."""
+        self.await_load(dict.fromkeys(self.spec.at_start(), 0))
+        for device in self.spec.later():
+            self.monitor.execute("device_add", self.spec.properties(device))
+            self.await_load({device: 0})
+
+    def await_load(self, before: dict[Device, int]) -> None:
+        """Return when each of the devices has done more I/Os than ``before``."""
         deadline = time.monotonic() + PATIENCE_S
-        while not (self.status.up() and all(self.status.counts(device.slot).ios for device in self.spec.devices)):
+        while not self.status.up() or self._idle(before):
             if not alive(self.pid) or time.monotonic() > deadline:
-                idle = [device.name for device in self.spec.devices if not self.status.counts(device.slot).ios]
-                raise RuntimeError(f"the VM does not come up, nothing from {', '.join(idle)}:\n{last_words()}")
+                names = ", ".join(self._idle(before))
+                raise RuntimeError(f"the VM does not come up, nothing from {names}:\n{last_words()}")
             time.sleep(0.05)  # a word in RAM tells nobody that it has changed
+
+    def _idle(self, before: dict[Device, int]) -> list[str]:
+        return [device.name for device, ios in before.items() if self.status.counts(device.slot).ios <= ios]
 
     def pinned_kib(self) -> int:
         """What the process has locked; VFIO accounts there what it has pinned."""

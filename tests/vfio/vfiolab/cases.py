@@ -15,8 +15,10 @@ class Case:
     """``act`` names a function of host/acts.py, which gets ``arguments``.
 
     ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
-    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it.
-    ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM.
+    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them that
+    are plugged in while it runs. ``spare``: what the host has besides.
+    ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM. ``remaps``: the guest changes what is
+    mapped for devices.
     ``complaint``: what the act is to complain of, in a pattern. ``lost``: the VM is to be lost. Both are of cases that are to go
     wrong, and show that it is seen when something does.
     """
@@ -28,7 +30,10 @@ class Case:
     on: str = ""
     to: str = NEW
     devices: tuple[str, ...] = ALL
+    plugged: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
     cores: bool = False
+    remaps: bool = False
     complaint: str = ""
     lost: bool = False
 
@@ -107,5 +112,40 @@ STOCK_CASES = (
         lost=True,
     ),
 )
+# What else happens to a VM around a hand-over. edu is no device for a guest that reboots: nothing resets it, and an interrupt that
+# it was asked for before comes after.
+_TWO = ("nvme", "e1000e")
+_PLUGGED = ("nvme", "edu")
+EVENTS = (
+    Case(
+        "old-refuses",
+        "upgrade whose old QEMU is asked to run and to reset the guest after it",
+        "old_refuses",
+        on=OLD,
+        devices=_TWO,
+    ),
+    Case(
+        "extra-device",
+        "aborted: the new QEMU has a device more",
+        "extra_device",
+        ("edu",),
+        devices=_TWO,
+        spare=("edu",),
+    ),
+    Case("missing-device", "aborted: the new QEMU has a device less", "missing_device", devices=_TWO),
+    Case("rebooted", "aborted: the guest reboots while the new QEMU gets ready", "reboot", devices=_TWO, remaps=True),
+    Case("after-reboot", "upgrade after that", "vfork", devices=_TWO),
+    Case(
+        "plugged-aborted",
+        "aborted: the new QEMU is killed in the pause, with a device that was plugged in",
+        "abort",
+        ("loaded:kill",),
+        on=OLD,
+        devices=_PLUGGED,
+        plugged=("edu",),
+    ),
+    Case("plugged", "upgrade with a device that was plugged in", "vfork", devices=_PLUGGED, plugged=("edu",)),
+    Case("plugged-back", "back to the old build", "vfork", to=OLD, devices=_PLUGGED, plugged=("edu",)),
+)
 SOAK = (Case("soak", "upgrades back and forth, one after the other", "soak", on=OLD),)
-CASES = {"vfork": VFORK, "stock": STOCK_CASES, "soak": SOAK}
+CASES = {"vfork": VFORK, "events": EVENTS, "stock": STOCK_CASES, "soak": SOAK}

@@ -45,7 +45,7 @@ class Plan:
         """
         known = [case for case in CASES[self.suite] if not self.cases or case.name in self.cases]
         known = [case for case in known if not case.cores or self.backend in WITH_CORES]
-        return [case for case in known if set(case.devices) <= set(self.devices)]
+        return [case for case in known if {*case.devices, *case.spare} <= set(self.devices)]
 
 
 class Builder:
