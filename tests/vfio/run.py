@@ -32,6 +32,12 @@ from vfiolab.machine import IOMMUS, Machine
 from vfiolab.table import Pins, Row, missing, render, rows_of
 from vmmlab.progress import LabError, Progress
 
+# Where suites are run that are not run everywhere, unless it is said where.
+PLACES = {
+    "events": [("intel", "legacy"), ("amd", "iommufd")],
+    "stock": [("intel", "legacy")],
+    "soak": [("intel", "legacy")],
+}
 RESULTS = BUILD / "results" / "vfio.json"
 LIMIT_S = 3600
 
@@ -63,14 +69,14 @@ def run(plan: Plan, iommu: str, machine: Machine, initrd: Path, progress: Progre
 
 
 def plans(arguments: argparse.Namespace) -> list[tuple[str, Plan]]:
-    """What is to be run, and on which IOMMU: without a choice everything, where stock QEMU and the soak are run once."""
+    """What is to be run, and on which IOMMU: without a choice everything, where only ``vfork`` is run on all of them."""
     names = [device.name for device in DEVICES if not arguments.device or device.name in arguments.device]
     found = []
     for suite in arguments.suite or list(CASES):
         for iommu in arguments.iommu or list(IOMMUS):
             for backend in arguments.backend or BACKENDS:
-                once = suite != "vfork" and not (arguments.iommu or arguments.backend)
-                if once and (iommu, backend) != ("intel", "legacy"):
+                is_said = bool(arguments.iommu or arguments.backend)
+                if suite in PLACES and not is_said and (iommu, backend) not in PLACES[suite]:
                     continue
                 plan = Plan(suite, backend, names, arguments.cases, {"soak": [str(arguments.hops)]})
                 if plan.chosen():

@@ -66,6 +66,13 @@ def test_whatever_is_not_as_before_fails(facts: dict[str, Any], why: str) -> Non
     assert why in _why(UPGRADE, facts)
 
 
+def test_a_guest_that_sets_its_devices_up_anew_changes_maps_and_nothing_else() -> None:
+    rebooted = Case("rebooted", "", "reboot", remaps=True)
+
+    assert _why(rebooted, _facts(dma_maps=[964, 964])) == ""
+    assert "524800" in _why(rebooted, _facts(pinned_kib=[262400, 524800]))
+
+
 def test_what_iommufd_has_pinned_is_booked_with_the_first_process_and_must_not_grow() -> None:
     def why(before: int, after: int) -> str:
         return rows_of(UPGRADE, "intel", "iommufd", _facts(pinned_kib=[before, after]), ["nvme"])[0].why

@@ -80,12 +80,12 @@ class Spec:
         """The argument of ``-device`` for it."""
         return ",".join(f"{key}={value}" for key, value in self.properties(device).items()).removeprefix("driver=")
 
-    def properties(self, device: Device) -> dict[str, str]:
+    def properties(self, device: Device) -> dict[str, str | int]:
         """The arguments of ``device_add`` for it."""
         at = {"bus": f"port-{device.name}"} if device.name in self.plugged else {"addr": f"{device.address:#x}"}
         backend = {"iommufd": "iommufd0"} if self.backend == "iommufd" else {}
         host = self.addresses[device.name]
-        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": "0", **backend}
+        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": 0, **backend}
 
 
 def _port(device: Device) -> str:

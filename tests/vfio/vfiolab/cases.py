@@ -15,8 +15,8 @@ class Case:
     """``act`` names a function of host/acts.py, which gets ``arguments``.
 
     ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
-    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them that
-    are plugged in while it runs. ``spare``: what the host has besides.
+    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them
+    that are plugged in while it runs. ``spare``: what the host has besides.
     ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM. ``remaps``: the guest changes what is
     mapped for devices.
     ``complaint``: what the act is to complain of, in a pattern. ``lost``: the VM is to be lost. Both are of cases that are to go
@@ -112,8 +112,8 @@ STOCK_CASES = (
         lost=True,
     ),
 )
-# What else happens to a VM around a hand-over. edu is no device for a guest that reboots: nothing resets it, and an interrupt that
-# it was asked for before comes after.
+# What else happens to a VM around a hand-over. edu is no device for a guest that reboots: nothing resets it, and an interrupt
+# that it was asked for before comes after.
 _TWO = ("nvme", "e1000e")
 _PLUGGED = ("nvme", "edu")
 EVENTS = (
