@@ -15,7 +15,7 @@ class VfioWorld:
     def __init__(self, root: Path) -> None:
         """No IOMMU, no device, no process."""
         self.root = root
-        (root / "proc").mkdir()
+        (root / "proc").mkdir(parents=True)
         (root / "dev").mkdir()
 
     def add_device(self, address: str, driver: str | None, group: str | None, cdev: str | None = None) -> None:

@@ -19,6 +19,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.judge import judge_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.preflight.model import PreflightRequest, Verdict
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import discovery
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import LockedMemory, VfioUse
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import QemuFactory
 
 from .conftest import MACHINE, NEW_BUILD, OLD_BUILD, World, stage, write_manifest
@@ -354,3 +356,12 @@ def test_verdict_is_json(world: World) -> None:
         "warnings",
         "forward",
     }
+
+
+def test_refuses_vfio_devices_whose_mappings_could_not_follow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is seen of a VM with such devices, on a machine that has none."""
+    world.vm()
+    monkeypatch.setattr(discovery, "vfio_use", lambda _pid, _links: VfioUse(["12"], [], False))
+    monkeypatch.setattr(discovery, "locked_memory", lambda _pid: LockedMemory(2000, 0, 1000, False))
+
+    assert {"vfio-kernel", "memlock-low"} <= codes(world.judge())

@@ -18,6 +18,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCli
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.discovery import discover, discover_one, name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.elf import identify
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import Vm
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.locked_memory import locked_memory
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import LocalQemu, QemuFactory, marked_copy
 
 BUILD_ID = "qemu-11.1.1-00000000000000aa"
@@ -70,7 +71,8 @@ def test_tells_what_a_vm_is_and_has(start: QemuFactory, qemu_new: Path) -> None:
     assert [(nic.id, nic.backend, nic.model, nic.mac) for nic in vm.nics] == [
         ("n0", "user", "virtio-net-pci", "52:54:00:00:00:01")
     ]
-    assert (vm.hotplugged, vm.passthrough, vm.problems) == ([], [], [])
+    assert (vm.hotplugged, vm.passthrough, vm.vfio, vm.problems) == ([], [], None, [])
+    assert vm.locked_memory == locked_memory(qemu.pid)
     assert vm.mechanisms["cpr-transfer"].possible is True
 
 
