@@ -79,6 +79,11 @@ def _ask(root: Path, node: str, question: Answer) -> bool | None:
         fd = os.open(root / "dev" / node, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
+    return answer_of(fd, question)
+
+
+def answer_of(fd: int, question: Answer) -> bool | None:
+    """Put ``question`` to a descriptor and close it; None when it gives no answer."""
     try:
         return question(fd)
     except OSError:

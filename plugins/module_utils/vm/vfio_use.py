@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from ansible_collections.vmm.live_upgrade.plugins.module_utils import syscalls
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import VfioUse
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.vfio_kernel import (
+    answer_of,
     container_can_change_process,
     iommufd_can_change_process,
 )
@@ -34,12 +35,7 @@ def ask_descriptor(pid: int, number: int, question: Callable[[int], bool]) -> bo
         return None
     finally:
         os.close(process)
-    try:
-        return question(fd)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    return answer_of(fd, question)
 
 
 def vfio_use(pid: int, links: Mapping[int, str], ask: Ask = ask_descriptor) -> VfioUse | None:
