@@ -66,9 +66,9 @@ def small_disk(lab: LabHosts, host: str, size_kib: int) -> Iterator[None]:
 
 
 def rows(run: Finished) -> dict[str, list[str]]:
-    """The rows of the tables that a playbook printed, by the name of the VM."""
-    words = [re.findall(r"[^\s,'\"]+", line) for line in run.output.splitlines()]
-    return {row[1]: row for row in words if len(row) > 3 and re.fullmatch(r"h\d-vm\d", row[1])}
+    """The rows of the tables that a playbook printed, cell by cell, by the name of the VM."""
+    cells = [re.split(r"  +", line.strip(" \",")) for line in run.output.splitlines()]
+    return {row[1]: row for row in cells if len(row) > 3 and re.fullmatch(r"h\d-vm\d", row[1])}
 
 
 def move(controller: Controller, build: Artifact) -> dict[str, Any]:
@@ -91,8 +91,9 @@ def test_a_wedged_and_a_paused_vm_cost_nobody_else(lab: LabHosts, controller: Co
 
     assert status.exit_status == 0, status.output
     told = rows(status)
-    assert {name: told[name][2:4] for name in lab.vms("h1", "h2")} == {
-        "h1-vm1": [builds.old.build_id, "no"],  # no answer
+    build, state = 2, 5
+    assert {name: [told[name][build], told[name][state]] for name in lab.vms("h1", "h2")} == {
+        "h1-vm1": [builds.old.build_id, "no answer"],
         "h1-vm2": [builds.old.build_id, "running"],
         "h2-vm1": [builds.old.build_id, "paused"],
         "h2-vm2": [builds.old.build_id, "running"],
