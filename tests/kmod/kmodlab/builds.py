@@ -23,7 +23,10 @@ SAMPLING_CALL = "\tthin_uret_online();\n"
 # its two locks taken the wrong way round when the list of cores is read.
 ALLOCATION = "\tcore = kzalloc(sizeof(*core), GFP_KERNEL);\n"
 LIST_LOCK = "\tint n = 0;\n\n\tguard(mutex)(&thin_lock);\n"
-LOCKS_THE_WRONG_WAY_ROUND = "\tint n = 0;\n\n\tguard(cpus_read_lock)();\n\tguard(mutex)(&thin_lock);\n"
+LOCKS_THE_WRONG_WAY_ROUND = LIST_LOCK.replace(
+    "\tguard",
+    "\tcpus_read_lock();\n\tmutex_lock(&thin_lock);\n\tmutex_unlock(&thin_lock);\n\tcpus_read_unlock();\n\tguard",
+)
 MODULE_HEADER = "#include <linux/module.h>\n"
 
 
