@@ -102,10 +102,11 @@ class Demo:
         self._lab("down", doing="ending the lab")
 
     def _bring_up(self, old: Build, new: Build) -> None:
-        self._narrator.chapter(f"A lab of {self._hosts} hosts with {self._vms} VMs each, running on the old build")
+        lab = f"A lab of {self._hosts} hosts with {self._vms} VMs each, running on the old build"
+        self._narrator.chapter(f"{lab}; the last of each has an NVMe drive of the host passed through")
         self._lab("down", doing="ending what an earlier run left")
         self._lab(
-            *("up", "--hosts", str(self._hosts), "--vms", str(self._vms)),
+            *("up", "--hosts", str(self._hosts), "--vms", str(self._vms), "--passthrough", "1"),
             *("--qemu-host", str(new.artifact), "--artifact", str(old.artifact)),
             doing="bringing up the lab",
         )

@@ -67,7 +67,7 @@ def small_disk(lab: LabHosts, host: str, size_kib: int) -> Iterator[None]:
 
 def rows(run: Finished) -> dict[str, list[str]]:
     """The rows of the tables that a playbook printed, cell by cell, by the name of the VM."""
-    cells = [re.split(r"  +", line.strip(" \",")) for line in run.output.splitlines()]
+    cells = [re.split(r"  +", line.strip(' ",')) for line in run.output.splitlines()]
     return {row[1]: row for row in cells if len(row) > 3 and re.fullmatch(r"h\d-vm\d", row[1])}
 
 

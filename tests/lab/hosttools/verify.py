@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 
 STATUS_PAGE = 0x8000000
 PAGE_MAGIC = 0x564D4D4C41420001
@@ -102,10 +103,10 @@ def record_problem(data: bytes, slot: int, slots: int) -> tuple[str | None, tupl
     return None, facts
 
 
-def check_disk(path: str, page: mmap.mmap) -> tuple[list[str], int]:
-    """Problems of all records the guest said it had written, and how many were checked."""
+def check_disk(path: str, look: Callable[[], dict[str, int]]) -> tuple[list[str], int]:
+    """Problems of all records the guest says it has written, and how many were checked. ``look`` reads its status page."""
     problems: list[str] = []
-    published = read_page(page)["records"]
+    published = look()["records"]
     fd = os.open(path, os.O_RDONLY)
     try:
         slots = os.fstat(fd).st_size // RECORD_SIZE
@@ -122,8 +123,7 @@ def check_disk(path: str, page: mmap.mmap) -> tuple[list[str], int]:
                 seen.append(facts)
     finally:
         os.close(fd)
-    now = read_page(page)
-    problems += _order_problems(seen, now)
+    problems += _order_problems(seen, look())
     return problems, published + 1 - first
 
 
@@ -173,8 +173,10 @@ def look(name: str, with_disk: bool, deadline: float) -> dict[str, object]:
         result["problems"] = ["its guest shows no status page"]
         return result
     result["counting"] = counts(page)
-    if with_disk:
-        problems, checked = check_disk(f"/var/lib/vmm-lab/{name}.raw", page)
+    disk = f"/var/lib/vmm-lab/{name}.raw"  # not there when the guest has a drive of its own
+    if with_disk and os.path.exists(disk):
+        status = page
+        problems, checked = check_disk(disk, lambda: read_page(status))
         result.update(problems=problems, records_checked=checked)
     result["page"] = read_page(page)
     return result

@@ -89,6 +89,34 @@ def test_verify_sees_one_wrong_byte_on_a_disk(fleet: Fleet, lab: LabCommand) -> 
     assert lab("verify").returncode == 0
 
 
+def test_verify_sees_one_wrong_byte_on_a_drive_that_is_passed_through(fleet: Fleet, lab: LabCommand) -> None:
+    host = fleet.host("h1")
+    (spec,) = [spec for spec in host.vms if spec.passthrough]
+    (vm,) = [vm for vm in look_at_host(host, with_disk=True) if vm["vm"] == spec.name]
+    assert vm["records_checked"] > 0
+    drive = host.drive(spec)
+    last = vm["page"]["records"]
+    slot = last % (drive.stat().st_size // RECORD_BYTES)
+    _invert_own_byte(drive, slot * RECORD_BYTES + 100)
+    try:
+        done = lab("verify")
+    finally:
+        _invert_own_byte(drive, slot * RECORD_BYTES + 100)
+
+    assert done.returncode == 1, done.stderr
+    failure = f"{spec.name}: slot {slot}, where record {last} was written, has a wrong checksum"
+    assert [line for line in done.stderr.splitlines() if ": " in line] == [failure]
+    assert lab("verify").returncode == 0
+
+
+def _invert_own_byte(path: Path, offset: int) -> None:
+    with open(path, "r+b") as drive:
+        drive.seek(offset)
+        (byte,) = drive.read(1)
+        drive.seek(offset)
+        drive.write(bytes([byte ^ 0xFF]))
+
+
 def test_status_sees_a_guest_that_stands_still(fleet: Fleet, lab: LabCommand) -> None:
     host = fleet.host("h2")
     (pid,) = next(vm["pids"] for vm in look_at_host(host, with_disk=False) if vm["vm"] == "h2-vm2")

@@ -46,6 +46,7 @@ def _up(fleet: Fleet, arguments: argparse.Namespace) -> int:
     plan = Plan(
         hosts=arguments.hosts,
         vms=arguments.vms,
+        passthrough=arguments.passthrough,
         racks=arguments.racks,
         cpus=arguments.cpus,
         memory_mib=arguments.memory,
@@ -113,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="bring hosts and VMs up")
     up.add_argument("--hosts", type=_positive, default=1)
     up.add_argument("--vms", type=int, default=2, help="VMs per host")
+    up.add_argument(
+        "--passthrough", type=int, default=0, metavar="VMS", help="so many of them get a drive of the host by VFIO"
+    )
     up.add_argument("--racks", type=_positive, default=3, help="failure domains the hosts are spread over")
     up.add_argument("--cpus", type=_positive, default=1, help="per host")
     up.add_argument("--memory", type=_positive, default=1280, metavar="MIB", help="per host")

@@ -40,6 +40,7 @@ class Plan:
 
     hosts: int
     vms: int
+    passthrough: int  # so many of them have a drive of the host passed through
     racks: int
     cpus: int
     memory_mib: int
@@ -97,6 +98,11 @@ class Fleet:
 
     def _up(self, plan: Plan, cache: Cache) -> None:
         emulator, image = self._ingredients(plan, cache)
+        if plan.passthrough and emulator.accelerator != "tcg":
+            self._progress.say(
+                "devices are passed through on emulated hosts only (--accel tcg): VMs have virtual disks"
+            )
+            plan = replace(plan, passthrough=0)
         key = self._create_state(plan)
         public_keys = [host.prepare(image, key) for host in self.hosts]
         for host in self.hosts:
@@ -132,7 +138,14 @@ class Fleet:
         self.state.mkdir(parents=True, mode=0o700)
         self._control = Path(tempfile.mkdtemp(prefix="vmm-lab-"))  # short: socket paths have 107 bytes
         self.hosts = [
-            self._host_from({"name": f"h{n}", "vms": plan.vms, "rack": f"rack{(n - 1) % plan.racks + 1}"})
+            self._host_from(
+                {
+                    "name": f"h{n}",
+                    "vms": plan.vms,
+                    "passthrough": plan.passthrough,
+                    "rack": f"rack{(n - 1) % plan.racks + 1}",
+                }
+            )
             for n in range(1, plan.hosts + 1)
         ]
         self._save()
@@ -221,7 +234,16 @@ class Fleet:
             self._control / name,
         )
         process = ProcessId(*entry["process"]) if entry.get("process") else None
-        return Host(name, self.state / name, entry["vms"], entry["rack"], self._pace, access, process)
+        return Host(
+            name,
+            self.state / name,
+            entry["vms"],
+            entry["rack"],
+            self._pace,
+            access,
+            process,
+            entry.get("passthrough", 0),
+        )
 
     def _save(self) -> None:
         data = {

@@ -21,11 +21,12 @@ from .vmspec import Pace, VmSpec
 
 BANNER_TRY_S = 15.0
 STOP_GRACE_S = 5.0
+DRIVE_BYTES = 8 << 20
 
 
 @dataclass
 class Host:
-    """Host ``name`` with ``vm_count`` VMs, its files in ``folder``."""
+    """Host ``name`` with ``vm_count`` VMs, the last ``passthrough`` of them with a drive of its own; its files in ``folder``."""
 
     name: str
     folder: Path
@@ -34,10 +35,12 @@ class Host:
     pace: Pace
     access: SshAccess
     process: ProcessId | None = None
+    passthrough: int = 0
 
     @property
     def vms(self) -> list[VmSpec]:
-        return [VmSpec(self.name, index, self.pace) for index in range(1, self.vm_count + 1)]
+        own_disk = self.vm_count - self.passthrough
+        return [VmSpec(self.name, index, self.pace, index > own_disk) for index in range(1, self.vm_count + 1)]
 
     @property
     def console(self) -> Path:
@@ -52,6 +55,7 @@ class Host:
         return {
             "name": self.name,
             "vms": self.vm_count,
+            "passthrough": self.passthrough,
             "rack": self.rack,
             "port": self.access.port,
             "process": process,
@@ -81,7 +85,7 @@ class Host:
             *emulator.argv(cpus, memory_mib), "-name", f"guest=lab-{self.name}",
             *kernel_argv(image, self.folder / "initrd", f"lab.host={self.name}"), *disk_argv(overlay, "qcow2"),
             "-netdev", f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.access.port}-:22",
-            "-device", "virtio-net-pci,netdev=net0,romfile=",
+            "-device", "virtio-net-pci,netdev=net0,romfile=", *self._drives_argv(),
             "-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console",
             "-pidfile", str(self.pid_file), "-daemonize",
         ]  # fmt: skip
@@ -91,6 +95,22 @@ class Host:
         if done.returncode != 0:
             raise LabError(f"{self.name}: the emulator does not start: {done.stderr.strip()}")
         return identify(int(self.pid_file.read_text()))
+
+    def drive(self, vm: VmSpec) -> Path:
+        """What the drive that is passed through to ``vm`` holds."""
+        return self.folder / f"{vm.name}.drive"
+
+    def _drives_argv(self) -> list[str]:
+        """Drives to pass through, and an IOMMU before them."""
+        argv = []
+        for vm in self.vms:
+            if vm.passthrough:
+                with open(self.drive(vm), "wb") as drive:
+                    drive.truncate(DRIVE_BYTES)
+                options = f"if=none,id={vm.name},file={self.drive(vm)},format=raw,cache=unsafe"
+                argv += ["-drive", options]
+                argv += ["-device", f"nvme,drive={vm.name},serial={vm.name},addr={vm.drive_slot:#x}"]
+        return ["-device", "amd-iommu,intremap=on,xtsup=on,dma-remap=on", *argv] if argv else []
 
     def move_to_free_port(self) -> None:
         self.access = replace(self.access, port=free_port())

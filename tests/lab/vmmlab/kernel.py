@@ -23,7 +23,7 @@ HOST_MODULES = """
     nls_cp437 nls_ascii nvme e1000e igb af_packet inet_diag tcp_diag unix_diag netlink_diag autofs4 configfs dm_mod
     crc32c_generic crc32c_intel nf_tables nft_chain_nat nf_conntrack fuse msr cpuid rtc_cmos button
 """
-GUEST_MODULES = "virtio_blk virtio_net"
+GUEST_MODULES = "virtio_blk virtio_net nvme"
 # Both the host and the guest of the passthrough tests run on it: drivers of all devices that are passed through.
 PASSTHROUGH_MODULES = """
     kvm_amd kvm_intel ccp vfio_pci vfio_iommu_type1 iommufd virtio_pci virtio_net virtio_blk ext4 crc32c_generic

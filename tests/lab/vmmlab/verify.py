@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hosttools.verify import check_disk
+
 from .host import Host
 from .progress import LabError
+from .vmspec import VmSpec
 
 TOOL = Path(__file__).resolve().parent.parent / "hosttools" / "verify.py"
 COLUMNS = ("vm", "build_id", "counter", "uptime_s", "records", "errors", "max_gap_ms", "complaints", "clock_jumps")
@@ -21,8 +24,23 @@ def look_at_host(host: Host, with_disk: bool, wait_s: float = 0.0) -> list[dict[
     done = host.access.run("python3", "-", quoted, stdin=TOOL.read_text(), timeout_s=wait_s + 300)
     if done.returncode != 0:
         raise LabError(f"{host.name}: its VMs could not be looked at: {done.stderr.strip()}\n{host.console_tail(8)}")
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return [{"host": host.name, **vm} for vm in found]
+    found = [{"host": host.name, **vm} for vm in json.loads(done.stdout)]
+    if with_disk:
+        for spec, vm in zip(host.vms, found):
+            if spec.passthrough and "page" in vm:
+                _look_at_drive(host, spec, vm)
+    return found
+
+
+def _look_at_drive(host: Host, spec: VmSpec, vm: dict[str, Any]) -> None:
+    """Add what is wrong on a drive that is passed through: its host cannot read it."""
+
+    def status_page() -> dict[str, int]:
+        page: dict[str, int] = next(vm["page"] for vm in look_at_host(host, with_disk=False) if vm["vm"] == spec.name)
+        return page
+
+    problems, checked = check_disk(str(host.drive(spec)), status_page)
+    vm.update(problems=[*vm["problems"], *problems], records_checked=checked)
 
 
 def judge(vm: dict[str, Any], before: dict[str, Any] | None) -> list[str]:

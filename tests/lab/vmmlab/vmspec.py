@@ -32,11 +32,12 @@ PACES = {"kvm": Pace(1000, 50), "tcg": Pace(40000, 500, 20000)}
 
 @dataclass(frozen=True)
 class VmSpec:
-    """VM number ``index`` (from 1) of host ``host``."""
+    """VM number ``index`` (from 1) of host ``host``; its disk may be a drive of the host that is passed through."""
 
     host: str
     index: int
     pace: Pace
+    passthrough: bool = False
 
     @property
     def name(self) -> str:
@@ -59,6 +60,11 @@ class VmSpec:
     def disk(self) -> str:
         return f"/var/lib/vmm-lab/{self.name}.raw"
 
+    @property
+    def drive_slot(self) -> int:
+        """The place on the host's root bus of the drive that is passed through to it."""
+        return 0x10 + self.index
+
     def argv(self) -> list[str]:
         """The whole command line, as a careful operator of today would write it."""
         mac = f"52:54:00:77:{int(self.host.removeprefix('h')):02x}:{self.index:02x}"
@@ -76,13 +82,20 @@ class VmSpec:
             "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", f"{MEMORY_MIB}M",
             "-object", f"memory-backend-memfd,id=ram0,size={MEMORY_MIB}M,share=on",
             "-kernel", f"{GUEST}/vmlinuz", "-initrd", f"{GUEST}/initrd.gz", "-append", kernel_arguments,
-            "-blockdev", f"driver=file,node-name=disk0-file,filename={self.disk},cache.direct=on,aio=threads",
-            "-blockdev", "driver=raw,node-name=disk0,file=disk0-file,cache.direct=on",
-            "-device", "virtio-blk-pci,id=vda,drive=disk0",
+            *self._disk_argv(),
             "-netdev", f"tap,id=net0,ifname=tap-{self.name},script=no,downscript=no,vhost=off",
             "-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={mac},romfile=",
             "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
             "-qmp", f"unix:/run/vmm-lab/{self.name}/qmp.sock,server=on,wait=off",
+        ]  # fmt: skip
+
+    def _disk_argv(self) -> list[str]:
+        if self.passthrough:
+            return ["-device", f"vfio-pci,host=0000:00:{self.drive_slot:02x}.0,id=drive0"]
+        return [
+            "-blockdev", f"driver=file,node-name=disk0-file,filename={self.disk},cache.direct=on,aio=threads",
+            "-blockdev", "driver=raw,node-name=disk0,file=disk0-file,cache.direct=on",
+            "-device", "virtio-blk-pci,id=vda,drive=disk0",
         ]  # fmt: skip
 
     def probes(self) -> dict[str, Any]:
