@@ -62,6 +62,10 @@ options:
       - The trial ends when the core is asked for without this, is made the default or unloaded, or the host reboots.
     type: bool
     default: false
+  rollout_id:
+    description:
+      - The rollout this belongs to.
+    type: str
   state_dir:
     description:
       - Where builds live on the host.
@@ -69,6 +73,7 @@ options:
     default: /var/lib/vmm-live-upgrade
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
+  - vmm.live_upgrade.lease
 attributes:
   check_mode:
     support: full
@@ -147,6 +152,8 @@ users:
   elements: dict
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -159,6 +166,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kernel impor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.nodes import Nodes
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.store import KvmStore
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import LEASE_ARGUMENT, Claim, Lease
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import discovery
 
 
@@ -172,6 +180,8 @@ def main() -> None:
             "persist": {"type": "bool", "default": False},
             "load": {"type": "bool", "default": True},
             "trial": {"type": "bool", "default": False},
+            "rollout_id": {"type": "str"},
+            "lease": LEASE_ARGUMENT,
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
         },
         supports_check_mode=True,
@@ -184,13 +194,34 @@ def main() -> None:
         module.fail_json(
             msg="trial=true is for state=present without persist: a core that is the default or loaded at boot is there to stay"
         )
+    state_dir = Path(module.params["state_dir"])
     kernel = Kernel()
-    store = KvmStore(Path(module.params["state_dir"]), kernel.release)
+    store = KvmStore(state_dir, kernel.release)
     manager = CoreManager(kernel, store, Nodes(), BootChoice(store), discovery.name_of)
     try:
-        module.exit_json(failed=False, **_run(module, manager))
+        with _leased(module, state_dir):
+            done = _run(module, manager)
+        module.exit_json(failed=False, **done)
     except (LiveUpgradeError, OSError) as exc:
         module.fail_json(msg=str(exc))
+
+
+@contextmanager
+def _leased(module: AnsibleModule, state_dir: Path) -> Iterator[None]:
+    """Keep the host from other rollouts for as long as this takes, and on after a trial has begun: VMs are to be moved then."""
+    if module.check_mode or not module.params["lease"]:
+        yield
+        return
+    claim = Claim.of(module.params["rollout_id"], module.params["lease"])
+    lease = Lease(state_dir)
+    lease.take(claim)
+    begun = False
+    try:
+        yield
+        begun = module.params["trial"]
+    finally:
+        if not begun:
+            lease.give_up(claim)
 
 
 def _run(module: AnsibleModule, manager: CoreManager) -> dict[str, object]:

@@ -112,29 +112,6 @@ options:
     description:
       - The rollout this belongs to. Calling again with the same arguments and the same rollout returns what came of it.
     type: str
-  lease:
-    description:
-      - As which run of O(rollout_id) the host is asked for. It is taken by this, and kept from rollouts of other controllers
-        until what was begun has come to an end, or the time is over. A run that is older than the one which took the host
-        last is refused.
-      - Without it nobody is kept out but for as long as the VMs are moved.
-    type: dict
-    suboptions:
-      token:
-        description:
-          - Number of the run, greater than that of all runs before it.
-        type: int
-        required: true
-      owner:
-        description:
-          - Name of the controller.
-        type: str
-        required: true
-      seconds:
-        description:
-          - How long the host is kept at most, from each call on.
-        type: int
-        default: 300
   transaction_id:
     description:
       - Tell what came of this transaction of the same request, as an earlier call with RV(finished=false) named it, instead of
@@ -147,6 +124,7 @@ options:
     default: 3600
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
+  - vmm.live_upgrade.lease
 attributes:
   check_mode:
     support: full
@@ -275,7 +253,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Claim, Lease
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import LEASE_ARGUMENT, Claim, Lease
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import OUTCOMES_BAD, UpgradeRequest
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.plan import plan_host
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.transactions import Transactions
@@ -301,14 +279,7 @@ def main() -> None:
             "prepare_timeout_s": {"type": "int", "default": 60},
             "probes": {"type": "dict", "default": {}},
             "rollout_id": {"type": "str"},
-            "lease": {
-                "type": "dict",
-                "options": {
-                    "token": {"type": "int", "required": True, "no_log": False},
-                    "owner": {"type": "str", "required": True},
-                    "seconds": {"type": "int", "default": 300},
-                },
-            },
+            "lease": LEASE_ARGUMENT,
             "transaction_id": {"type": "str"},
             "wait_s": {"type": "int", "default": 3600},
         },

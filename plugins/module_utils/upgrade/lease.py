@@ -24,6 +24,16 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 
 _ADOPTED = "lease.json"
 
+LEASE_ARGUMENT: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "token": {"type": "int", "required": True, "no_log": False},
+        "owner": {"type": "str", "required": True},
+        "seconds": {"type": "int", "default": 300},
+    },
+}
+"""The argument of modules that a claim is made of; plugins/doc_fragments/lease.py describes it."""
+
 
 class LeaseError(LiveUpgradeError):
     """The host is another run's."""
@@ -96,6 +106,7 @@ class Lease:
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         """Yield what the host keeps, while nobody else looks at it or changes it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -20,6 +20,8 @@ def main() -> None:
             "deadline_s": {"type": "float"},
             "persist": {"type": "bool"},
             "trial": {"type": "bool", "default": False},
+            "rollout_id": {"type": "str"},
+            "lease": {"type": "dict", "options": {"token": {"type": "int"}, "owner": {}, "seconds": {"type": "int"}}},
             "state_dir": {"type": "path", "required": True},
         },
         supports_check_mode=True,
