@@ -68,7 +68,7 @@ fi
 for round in 1 2 3 4 5; do
     rmmod "$name" || fail "rmmod, round $round"
     load "$module"
-    vmload "$NODE_2" 0.5 0xb002 1 || fail "no VM, round $round"
+    vmload "$NODE_2" 3 0xb002 1 || fail "no VM, round $round"
 done
 lost=$(scan) # while the modules that lost it are there to be named
 if [ "$CONFIG" != stock ]; then
