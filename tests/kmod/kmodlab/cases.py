@@ -45,7 +45,7 @@ CASES = (
     Case("checked", "the same, MSR cache compared with hardware", ("two",), ("two",), one_thread=True),
     Case("hotplug", "CPU offline and online under load", LOADED, one_thread=True),
     Case("first-online", "CPU online for the first time", ALL, arguments="maxcpus=1"),
-    Case("reload", "100 times unloaded and loaded", LOADED, limit_s=1200),
+    Case("reload", "100 times unloaded and loaded", LOADED, limit_s=2400),
     Case(
         "slabs",
         "memory guarded, none left after unload",
