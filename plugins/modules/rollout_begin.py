@@ -51,7 +51,8 @@ options:
     type: float
   report:
     description:
-      - Where the report is written at the end. The journal is kept in C(rollouts) beside it.
+      - Where the report is written at the end, with the status (C(.status.json)) beside it from the beginning. The journal is
+        kept in C(rollouts) beside it.
     type: path
     required: true
   html:
@@ -68,7 +69,8 @@ options:
     type: str
   previous_report:
     description:
-      - Report or journal of the rollout to undo.
+      - Report or journal of the rollout to undo, or its id where the journal is beside O(report). The journal keeps note of it,
+        so that nobody goes on with the rollout.
     type: path
   vms:
     description:
@@ -108,9 +110,13 @@ options:
     type: path
   resume:
     description:
-      - Journal of a rollout whose run was cut. What is left of it is gone on with, under the same id. All else but the hosts is
-        taken from there.
+      - Journal of a rollout whose run was cut or is to be gone on with. What is left of it is, under the same id. All else but
+        the hosts is taken from there, and the report goes beside the folder of the journal.
     type: path
+  accept_wave:
+    description:
+      - With O(resume), the wave that waits for a person and that this person lets pass without proof.
+    type: int
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:

@@ -57,9 +57,23 @@ options:
     type: str
   report:
     description:
-      - Where the report is written; the journals are in C(rollouts) beside it.
+      - Where the report is written; the journals are in C(rollouts) beside it, and so is the status (C(.status.json)), which
+        tells of this run from now on.
     type: path
     required: true
+  accept_wave:
+    description:
+      - Wave that waits for a person and that this person lets pass without proof.
+    type: int
+  until_wave:
+    description:
+      - Index of the last wave that this run is asked for.
+    type: int
+  rollback:
+    description:
+      - Whether a failed wave goes back, V(auto) or V(never).
+    type: str
+    default: auto
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:

@@ -113,6 +113,8 @@ def _verdict_case(report: Report) -> Case:
     case = _case(report["kind"], "verdict", 0)
     if report["verdict"] == "aborted":
         _mark(case, "error", "aborted", report["exit_reason"])
+    elif report["verdict"] == "paused":
+        _mark(case, "skipped", "not at its end yet", report["exit_reason"])
     elif report["verdict"] != "ok":
         _mark(case, "failure", report["verdict"], report["exit_reason"])
     return case

@@ -21,6 +21,8 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     utc_now,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import ASKED, WINDOW, status_of
 
 SCHEMA = 1
 
@@ -28,7 +30,8 @@ SCHEMA = 1
 def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
     """Return the report of the rollout told by ``events``.
 
-    ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did.
+    ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did. One that waits
+    for something has come to it, and is not at its end either.
     """
     begin = events[0]
     records = {event["host"]: event for event in events if event["event"] == "host"}
@@ -58,8 +61,9 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         for host, record in records.items()
         for vm in record["vms"]
     ]
-    verdict, exit_reason = _judge(waves, vms, rollbacks, settled, begin["plan"], aborted)
-    return {
+    pause = pause_of(events)
+    verdict, exit_reason = _judge(waves, vms, rollbacks, settled, pause, begin["plan"], aborted)
+    report = {
         "schema": SCHEMA,
         "rollout_id": begin["rollout_id"],
         "kind": begin["kind"],
@@ -88,6 +92,7 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "verdict": verdict,
         "exit_reason": exit_reason,
     }
+    return {**report, "status": status_of(report, pause and pause.get("waits_for", WINDOW))}
 
 
 def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def load_report(path: Path) -> dict[str, Any]:
     """Return the report in ``path``, which is a report or the journal of a rollout that never wrote one."""
     if path.suffix == ".jsonl":
         events = Journal(path).read()
-        return build_report(events, aborted=events[-1]["event"] != "finish")
+        return build_report(events, aborted=not is_finished(events))
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -171,6 +176,7 @@ def _judge(
     vms: Sequence[Mapping[str, Any]],
     rollbacks: Mapping[str, Event],
     settled: Mapping[str, Event],
+    pause: Event | None,
     plan: bool,
     aborted: bool,
 ) -> tuple[str, str]:
@@ -183,10 +189,13 @@ def _judge(
             undone = "; rolled back" if wave["rolled_back"] else ""
             if failed_rollbacks:
                 undone = f"; the roll-back of {', '.join(failed_rollbacks)} failed too, a person must look"
-            return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}"
+            waits = f". {pause['reason']}" if pause and pause["wave"] == wave["index"] else ""
+            return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}{waits}"
     unsettled = [f"{host}: {event['reason']}" for host, event in settled.items() if event["outcome"] != "ok"]
     if unsettled:
         return "failed", f"the VMs were moved, but not all was done after that: {'; '.join(unsettled)}"
+    if pause:
+        return "paused" if pause.get("waits_for") == ASKED else "aborted", str(pause["reason"])
     if aborted:
         return "aborted", "the run ended before the rollout did; run it again to go on where it stopped"
     missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
