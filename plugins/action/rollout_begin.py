@@ -27,6 +27,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs i
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_approval import require_unchanged
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import parse_policy
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import POLICIES, STOP
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import (
     accepted_waves,
     is_finished,
@@ -66,6 +67,7 @@ class ActionModule(ControllerAction):
         "gate": {"type": "dict", "default": {}},
         "mechanism": {"type": "str"},
         "pause_budgets_ms": {"type": "dict", "default": {}},
+        "refused_vms": {"type": "str", "choices": list(POLICIES), "default": STOP},
         "plan": {"type": "path"},
         "resume": {"type": "path"},
         "accept_wave": {"type": "int"},
@@ -113,6 +115,7 @@ class ActionModule(ControllerAction):
             downtime_budget_ms=arguments["downtime_budget_ms"],
             gate=gate,
             pause_budgets_ms=arguments["pause_budgets_ms"],
+            refused_vms=arguments["refused_vms"],
             report=str(report),
             outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             token=time.time_ns(),
@@ -173,6 +176,7 @@ def _result(
         "targets": {},
         "defaults": {},
         "kvm_build_id": begin["kvm_build_id"] or "",
+        "refused_vms": begin.get("refused_vms") or STOP,
         "cores": {},
         "gate": parse_policy(begin.get("gate")).to_dict(),  # the journal of a version that asked for nothing
         "lease": {"token": token, "owner": lock.controller_id()},

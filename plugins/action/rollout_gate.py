@@ -13,6 +13,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
     Gate,
     judge,
+    left_out,
     loaded_cores,
     previous_defaults_of,
     rollback_targets,
@@ -71,8 +72,9 @@ class ActionModule(ControllerAction):
             "stop": stop,
             "targets": targets,
             "previous_defaults": previous_defaults_of(hosts, records) if undo else {},
-            "loaded_cores": loaded_cores(hosts, records) if stop else {},
-            "settle": hosts if then == "go_on" else [],
+            # A host that is left out has no use for the new core, and keeps the default that it has.
+            "loaded_cores": loaded_cores(hosts if stop else left_out(hosts, records), records),
+            "settle": [host for host in hosts if host not in left_out(hosts, records)] if then == "go_on" else [],
             **gate.to_dict(),
             "then": then,
         }

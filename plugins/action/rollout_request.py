@@ -14,10 +14,11 @@ from ansible.errors import AnsibleError
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import of_plan
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan import load_plan, no_way_back
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import STOP
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import find_journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import NotApprovedError, refusal_told
 
-_SETTINGS = ("build_id", "kvm_build_id", "mechanism", "downtime_budget_ms", "pause_budgets_ms")
+_SETTINGS = ("build_id", "kvm_build_id", "mechanism", "downtime_budget_ms", "pause_budgets_ms", "refused_vms")
 
 
 class ActionModule(ControllerAction):
@@ -29,6 +30,7 @@ class ActionModule(ControllerAction):
         "mechanism": {"type": "str"},
         "downtime_budget_ms": {"type": "int"},
         "pause_budgets_ms": {"type": "dict"},
+        "refused_vms": {"type": "str"},
         "plan": {"type": "path"},
         "approved": {"type": "str"},
         "approve_no_way_back": {"type": "bool", "default": False},
@@ -77,6 +79,7 @@ class ActionModule(ControllerAction):
             "kvm_build_id": settings["kvm_build_id"] or "",
             "mechanism": settings["mechanism"] or "auto",
             "pause_budgets_ms": settings["pause_budgets_ms"] or {},
+            "refused_vms": settings["refused_vms"] or STOP,
         }
 
 
@@ -125,4 +128,5 @@ def _approved(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         "mechanism": settings["mechanism"],
         "downtime_budget_ms": settings["downtime_budget_ms"],
         "pause_budgets_ms": settings["pause_budgets_ms"],
+        "refused_vms": settings.get("refused_vms"),
     }

@@ -102,6 +102,13 @@ options:
       - Longest pause by the class of the VM, for the journal.
     type: dict
     default: {}
+  refused_vms:
+    description:
+      - What becomes of VMs that preflight refuses. V(stop), their host fails and so does its wave; V(leave_out_vm), they stay as
+        they are and the others are moved; V(leave_out_host), all VMs of their host stay. For the journal.
+    type: str
+    choices: [stop, leave_out_vm, leave_out_host]
+    default: stop
   plan:
     description:
       - Plan that M(vmm.live_upgrade.rollout_plan) wrote, and that M(vmm.live_upgrade.rollout_request) found to be approved. Its
@@ -175,6 +182,10 @@ defaults:
   description: For a roll-back, per host the build that VMs started from then on shall run.
   returned: success
   type: dict
+refused_vms:
+  description: What becomes of VMs that preflight refuses.
+  returned: success
+  type: str
 kvm_build_id:
   description: Id of the KVM build to move to, empty without one.
   returned: success

@@ -71,7 +71,8 @@ before:
   returned: success
   type: dict
 looked:
-  description: Per host whose turn was cut, what was seen before its VMs were touched; C(health_before) and C(kvm_load).
+  description: Per host whose turn was cut, what was seen before its VMs were touched; C(health_before),
+    C(kvm_load), and C(preflight) where it refused VMs.
   returned: success
   type: dict
 """

@@ -38,6 +38,10 @@ options:
     description:
       - Longest pause by the class of the VM.
     type: dict
+  refused_vms:
+    description:
+      - What becomes of VMs that preflight refuses, as O(vmm.live_upgrade.rollout_begin#module:refused_vms).
+    type: str
   plan:
     description:
       - Plan that M(vmm.live_upgrade.rollout_plan) wrote.
@@ -117,6 +121,10 @@ pause_budgets_ms:
   description: Longest pause by class.
   returned: success
   type: dict
+refused_vms:
+  description: What becomes of VMs that preflight refuses.
+  returned: success
+  type: str
 plan:
   description: Path of the plan, empty without one.
   returned: success

@@ -15,6 +15,7 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     duration,
@@ -125,8 +126,9 @@ class Progress:
 
     def told_vms(self) -> str:
         """Return the VMs in words."""
-        good = sum(1 for key, outcome in self.vms.items() if outcome in GOOD_OUTCOMES and key not in self.undone)
-        bad = [outcome.replace("_", " ") for outcome in self.vms.values() if outcome not in GOOD_OUTCOMES]
+        there = GOOD_OUTCOMES - {LEFT_OUT}
+        good = sum(1 for key, outcome in self.vms.items() if outcome in there and key not in self.undone)
+        bad = [outcome.replace("_", " ") for outcome in self.vms.values() if outcome not in there]
         told = f"{good:,} on the build"
         told += "".join(f", {bad.count(outcome):,} {outcome}" for outcome in sorted(set(bad)))
         return told + (f", {len(self.undone):,} back" if self.undone else "")
@@ -178,7 +180,7 @@ class Progress:
             self.undone.add(key)
 
     def _host(self, event: Event) -> None:
-        self.states[event["host"]] = DONE if event["outcome"] == "ok" else FAILED
+        self.states[event["host"]] = DONE if event["outcome"] in ("ok", LEFT_OUT) else FAILED
         for vm in event["vms"]:
             self._outcome((event["host"], vm["name"]), vm)
 

@@ -21,6 +21,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     utc_now,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import ASKED, WINDOW, status_of
 
@@ -216,6 +217,9 @@ def _reached(waves: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]
     unproved = [
         str(wave["index"]) for wave in waves if wave["gate"]["verdict"] != PASS and wave["gate"]["then"] == "go_on"
     ]
+    left = [f"{vm['host']}/{vm['name']}" for vm in vms if vm["outcome"] == LEFT_OUT]
+    if left:
+        told = f"{told.replace('every VM', 'every other VM')}; {len(left)} VM{' was' if len(left) == 1 else 's were'} left out: {', '.join(left)}"
     return told + (f"; wave {', '.join(unproved)} was let pass without proof, as configured" if unproved else "")
 
 

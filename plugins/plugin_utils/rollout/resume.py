@@ -13,6 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import JOURNALS, RUNS, Event, Journal
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class WaveState:
     """What is known of a wave that is entered again.
 
     ``done``: hosts whose turn is over. ``before``: the health of a host's VMs before they were touched, by a run that was cut.
-    ``looked``: the same, and more, of hosts in whose turn it was.
+    ``looked``: the same, and more, of hosts in whose turn it was; ``preflight`` is what it said, where VMs were refused.
     """
 
     done: list[str]
@@ -94,6 +95,7 @@ def waves_left(events: Sequence[Event]) -> list[list[str]]:
     passed = {wave for wave, step in then.items() if step == "go_on"}
     grown = {wave for wave, step in then.items() if step == "grow"}
     settled = {event["host"] for event in events if event["event"] == "settled" and event["outcome"] == "ok"}
+    settled |= {event["host"] for event in events if event["event"] == "host" and event["outcome"] == LEFT_OUT}
     return [
         hosts
         for index, hosts in enumerate(begin["waves"])
@@ -113,7 +115,7 @@ def wave_state(events: Sequence[Event], wave: int) -> WaveState:
         done=done,
         before={host: event["health_before"] for host, event in seen.items()},
         looked={
-            host: {key: event[key] for key in ("health_before", "kvm_load")}
+            host: {key: event.get(key, {}) for key in ("health_before", "kvm_load", "preflight")}
             for host, event in seen.items()
             if host not in done
         },
