@@ -54,6 +54,12 @@ class ActionModule(ControllerAction):
         return {
             "failed": report["verdict"] not in ("ok", "paused"),
             "msg": report["exit_reason"],
+            # As set_stats does it: AWX hands it to the jobs that follow in a workflow.
+            "ansible_stats": {
+                "data": {"vmm_rollout_id": report["rollout_id"], "vmm_rollout_status": report["status"]},
+                "per_host": False,
+                "aggregate": False,
+            },
             "verdict": report["verdict"],
             "status": report["status"],
             "summary": report["summary"],

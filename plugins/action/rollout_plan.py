@@ -67,6 +67,8 @@ class ActionModule(ControllerAction):
             write_atomically(path.with_suffix(".txt"), page + "\n")
         self.say(f"\n{page}\n\nplan: {path}\n")
         return {
+            # As set_stats does it: AWX hands it to the jobs that follow in a workflow.
+            "ansible_stats": {"data": {"vmm_plan_hash": plan["hash"]}, "per_host": False, "aggregate": False},
             "ansible_facts": {"vmm_plan": {"path": str(path), "hash": plan["hash"]}},
             "changed": changed,
             "failed": not plan["waves"],

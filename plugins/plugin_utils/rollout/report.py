@@ -219,7 +219,8 @@ def _reached(waves: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]
     ]
     left = [f"{vm['host']}/{vm['name']}" for vm in vms if vm["outcome"] == LEFT_OUT]
     if left:
-        told = f"{told.replace('every VM', 'every other VM')}; {len(left)} VM{' was' if len(left) == 1 else 's were'} left out: {', '.join(left)}"
+        told = told.replace("every VM", "every other VM")
+        told += f"; {len(left)} VM{' was' if len(left) == 1 else 's were'} left out: {', '.join(left)}"
     return told + (f"; wave {', '.join(unproved)} was let pass without proof, as configured" if unproved else "")
 
 
