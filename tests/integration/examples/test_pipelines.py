@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ..rollout.conftest import NEW, OLD, REPOSITORY, Fleet
-from ..rollout.conftest import fleet as fleet  # a fixture
+from ansible_collections.vmm.live_upgrade.tests.integration.rollout.conftest import NEW, OLD, REPOSITORY, Fleet
+
 from .pipelines import GitHub, GitLab, Runner, base_environment, fake_downloads
 
 EXAMPLES = REPOSITORY / "docs" / "examples" / "ci"
