@@ -20,7 +20,7 @@ PYTHON = str(VENV / "bin" / "python")
 PYTEST = (PYTHON, "-m", "pytest", "-q")
 LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
 KVM_LAB_COMMAND = (PYTHON, str(LAB), "--name", "kvm")
-BY_NAME_ONLY = ("kvm-host",)
+BY_NAME_ONLY = ("kvm-host", "eda")
 LAB_USERS = ("lab-tests", "lab-integration", "molecule")
 # Of the cases of `make test-kmod`, which take an hour in all, those that fail first.
 KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi")}
@@ -70,7 +70,10 @@ STEPS = [
     Step(
         "integration",
         "integration",
-        (*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
+        (
+            *(*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
+            "--ignore=tests/integration/eda",
+        ),
         needs=("build-qemu",),
         limit_s=2700,
         pytest=True,
@@ -120,6 +123,8 @@ STEPS = [
         always=True,
         limit_s=300,
     ),
+    Step("eda-setup", "eda", ("tests/tools/bootstrap.sh", "--eda"), limit_s=600),
+    Step("eda", "eda", (*PYTEST, "tests/integration/eda"), needs=("eda-setup",), limit_s=900, pytest=True),
     *(
         Step(
             f"kmod-{vendor}",

@@ -269,8 +269,8 @@ def _link_collection(target: Path) -> None:
     for name in _REAL_PLUGINS:
         if (REPOSITORY / "plugins" / name).is_dir():
             (plugins / name).symlink_to(REPOSITORY / "plugins" / name)
-    for name in ("roles", "playbooks", "meta"):
-        if (REPOSITORY / name).is_dir():
+    for name in ("roles", "playbooks", "meta", "extensions", "galaxy.yml"):
+        if (REPOSITORY / name).exists():
             (target / name).symlink_to(REPOSITORY / name)
     for name in ("modules", "connection"):
         (plugins / name).symlink_to(SCRIPTED / name)
