@@ -77,7 +77,7 @@ class Progress:
     def add(self, event: Event) -> None:
         """Take note of an event. Kinds that say nothing of the progress are passed over."""
         note = {"started": self._started, "vm": self._vm, "host": self._host, "gate": self._gate}
-        note["rollback"] = self._rolled_back
+        note = {**note, "rollback": self._rolled_back, "resume": self._resumed}
         if event["event"] in note:
             note[event["event"]](event)
 
@@ -101,7 +101,7 @@ class Progress:
         return max(self._wave_began_s, default=0)
 
     def elapsed_s(self, now_s: float) -> float:
-        """Return the seconds since the beginning."""
+        """Return the seconds since the beginning of this run."""
         return max(now_s - self._began_s, 0.0)
 
     def left_s(self, now_s: float) -> float | None:
@@ -193,7 +193,13 @@ class Progress:
         wave = event["wave"]
         self.gates[wave] = event["gate"]["verdict"]
         self.stopped = self.stopped or stops(event["gate"])
-        self._wave_judged_s[wave] = parsed(event["at"]).timestamp()
+        # Judged anew, it says nothing of how long a wave takes: somebody may have thought it over.
+        self._wave_judged_s.setdefault(wave, parsed(event["at"]).timestamp())
+
+    def _resumed(self, event: Event) -> None:
+        """Another run goes on, maybe days later; its own time is what is told."""
+        self.stopped = False
+        self._began_s = parsed(event["at"]).timestamp()
 
     def _rolled_back(self, event: Event) -> None:
         self.states[event["host"]] = BACK if event["outcome"] == "ok" else FAILED
