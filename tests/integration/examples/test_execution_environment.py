@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def create(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [BUILDER, "create", "--context", "context"]
+    command = [BUILDER, "create", "--context", "context", "--output-filename", "Containerfile"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -57,6 +57,7 @@ def test_the_collection_says_what_it_needs(tmp_path: Path) -> None:
     collection = tmp_path / "ansible_collections" / "vmm" / "live_upgrade"
     collection.mkdir(parents=True)
     shutil.copytree(REPOSITORY / "meta", collection / "meta")
+    shutil.copy2(REPOSITORY / "galaxy.yml", collection)
     command = [BUILDER, "introspect", str(tmp_path), "--write-bindep", str(tmp_path / "found")]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
