@@ -93,7 +93,8 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "verdict": verdict,
         "exit_reason": exit_reason,
     }
-    return {**report, "status": status_of(report, pause and pause.get("waits_for", WINDOW))}
+    waits_for = str(pause.get("waits_for", WINDOW)) if pause else None
+    return {**report, "status": status_of(report, waits_for)}
 
 
 def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

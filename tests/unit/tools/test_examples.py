@@ -26,7 +26,11 @@ class _Loader(yaml.SafeLoader):
     """YAML as Ansible reads it."""
 
 
-_Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+def _as_written(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!unsafe", _as_written)
 
 
 def texts() -> dict[str, str]:
