@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A rollout by ansible-runner: plan, a person who approves it, then wave by wave for as long as each passes.
 
