@@ -15,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime soak-vfork test-kmod test-kvm-host test-vfio fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork test-kmod test-kvm-host test-eda test-vfio fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ test-kvm-host:  ## KVM cores on a lab host of their own: boots, resets, a fixed 
 	$(SETUP)
 	@$(RUN) kvm-host
 
+test-eda:  ## the rulebook by ansible-rulebook, waves by ansible-runner; needs a Java runtime
+	$(SETUP)
+	@$(RUN) eda
+
 test-vfio: build-qemu  ## VMs with passed-through devices upgraded in an emulated host, case by case (as root)
 	@$(PYTHON) tests/tools/builds.py --stock
 	@$(PYTHON) tests/vfio/run.py
@@ -87,4 +91,4 @@ lab-down:  ## end it
 
 clean:  ## remove what was made in the checkout (not the cache in ~/.cache/vmm-live-upgrade)
 	@if [ -x $(PYTHON) ]; then for lab in build/lab/*/; do [ ! -d "$$lab" ] || $(LAB) --state "$$lab" down; done; fi
-	@rm -rf build .venv .venv-next .ansible .mypy_cache .ruff_cache
+	@rm -rf build .venv .venv-next .venv-eda .ansible .mypy_cache .ruff_cache

@@ -18,18 +18,30 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import RENDERERS, planned_outputs
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
+    RENDERERS,
+    of_plan,
+    planned_outputs,
+    report_path,
+)
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_approval import require_unchanged
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy import parse_policy
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import (
-    load_report,
-    previous_builds,
-    previous_cores,
-    previous_defaults,
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import POLICIES, STOP
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import (
+    accepted_waves,
+    is_finished,
+    journal_beside,
+    undone_by,
+    waiting_wave,
+    waves_left,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, waves_left
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import (
+    RUNNING,
+    refusal_told,
+    write_status,
+)
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.targets import find_targets, journal_to_undo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
 
 _CALLBACK = "vmm.live_upgrade.progress"
@@ -55,17 +67,25 @@ class ActionModule(ControllerAction):
         "gate": {"type": "dict", "default": {}},
         "mechanism": {"type": "str"},
         "pause_budgets_ms": {"type": "dict", "default": {}},
+        "refused_vms": {"type": "str", "choices": list(POLICIES), "default": STOP},
         "plan": {"type": "path"},
         "resume": {"type": "path"},
+        "accept_wave": {"type": "int"},
     }
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Have the status tell of this run, also when it is refused."""
+        report = Path(str(self._task.args.get("report"))).absolute()
+        with refusal_told(of_plan(report) if self.is_plan else report):
+            return super().run(tmp, task_vars)
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
         _require_localhost(task_vars)
         if arguments["resume"]:
-            return self._go_on(Journal(Path(arguments["resume"])), task_vars)
+            return self._go_on(Journal(Path(arguments["resume"])), arguments["accept_wave"], task_vars)
         gate = parse_policy(arguments["gate"]).to_dict()
-        targets, defaults, cores = _targets(arguments)
+        targets, defaults, cores = find_targets(arguments)
         plan = require_unchanged(Path(arguments["plan"]), arguments["hosts"], task_vars) if arguments["plan"] else None
         waves = [w["hosts"] for w in plan["waves"]] if plan else plan_waves(arguments["hosts"], arguments["waves"])
         started = datetime.datetime.now(datetime.timezone.utc)
@@ -73,8 +93,8 @@ class ActionModule(ControllerAction):
         report = Path(arguments["report"]).absolute()
         if self.is_plan:
             # The report of what was done is what a roll-back goes by: a plan must not take its place.
-            report = _of_plan(report)
-        journal = Journal(report.parent / "rollouts" / f"{rollout_id}.jsonl")
+            report = of_plan(report)
+        journal = Journal(journal_beside(report, rollout_id))
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()
         addresses = _addresses([host for hosts in waves for host in hosts], task_vars)
@@ -95,16 +115,21 @@ class ActionModule(ControllerAction):
             downtime_budget_ms=arguments["downtime_budget_ms"],
             gate=gate,
             pause_budgets_ms=arguments["pause_budgets_ms"],
+            refused_vms=arguments["refused_vms"],
             report=str(report),
             outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             token=time.time_ns(),
             owner_pid=owner_pid,
         )
+        undone = journal_to_undo(arguments) if arguments["kind"] == "rollback" and not self.is_plan else None
+        if undone:
+            undone.append("undone", by=rollout_id)
+        write_status(report, RUNNING, "it has begun", rollout_id, 0)
         self._announce(begin, waves, journal)
         ways_back = {"targets": targets, "defaults": defaults, "cores": cores}
         return _result(begin, journal, waves if plan else None, begin["token"], ways_back)
 
-    def _go_on(self, journal: Journal, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _go_on(self, journal: Journal, accept_wave: int | None, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Take the hosts over from the run that was cut, whose steps that come late are refused from now on."""
         events = journal.read()
         begin = events[0]
@@ -113,6 +138,8 @@ class ActionModule(ControllerAction):
         if is_finished(events):
             self.say(f"{begin['rollout_id']} has ended; there is nothing to go on with, and nothing is changed")
             return _result(begin, journal, [], begin["token"], {})
+        _require_not_undone(begin, events)
+        accepts = _accepts(begin, events, accept_wave)
         waves = waves_left(events)
         _require_hosts(waves, task_vars)
         owner_pid = os.getppid()
@@ -120,6 +147,10 @@ class ActionModule(ControllerAction):
         # Later than every run before, also where the clock of this controller is behind.
         token = max([time.time_ns(), *(event["token"] + 1 for event in events if "token" in event)])
         journal.append("resume", token=token, owner_pid=owner_pid)
+        if accepts:
+            journal.append("accepted", wave=accept_wave)
+        first = begin["waves"].index(waves[0]) if waves else None
+        write_status(report_path(begin, journal.path), RUNNING, "it was gone on with", begin["rollout_id"], first)
         self._announce(begin, waves, journal)
         return _result(begin, journal, waves, token, {})
 
@@ -140,11 +171,12 @@ def _result(
     rollout = {
         "rollout_id": begin["rollout_id"],
         "journal": str(journal.path),
-        "report": begin["report"],
+        "report": str(report_path(begin, journal.path)),
         "waves": begin["waves"],
         "targets": {},
         "defaults": {},
         "kvm_build_id": begin["kvm_build_id"] or "",
+        "refused_vms": begin.get("refused_vms") or STOP,
         "cores": {},
         "gate": parse_policy(begin.get("gate")).to_dict(),  # the journal of a version that asked for nothing
         "lease": {"token": token, "owner": lock.controller_id()},
@@ -155,6 +187,28 @@ def _result(
         rollout["play_hosts"] = [host for hosts in waves for host in hosts] or ["all", "!all"]
         rollout["play_sizes"] = [len(hosts) for hosts in waves] or [1]
     return {**rollout, "ansible_facts": {"vmm_rollout": rollout}, "warnings": _warnings()}
+
+
+def _require_not_undone(begin: Event, events: list[Event]) -> None:
+    if by := undone_by(events):
+        raise AnsibleError(
+            f"VMs of {begin['rollout_id']} were taken back by {by} since, so it is not gone on with; nothing was touched. "
+            "Begin a new rollout when the cause is mended; VMs that are there already are left alone"
+        )
+
+
+def _accepts(begin: Event, events: list[Event], wave: int | None) -> bool:
+    """Whether a person's decision is new. One that was carried out may be given again, by a job that is run anew."""
+    if wave is None or wave in accepted_waves(events):
+        return False
+    waiting = waiting_wave(events)
+    if wave != waiting:
+        what = "no wave of it waits" if waiting is None else f"it is wave {waiting} that waits"
+        raise AnsibleError(
+            f"upgrade_accept_wave is {wave}, but of {begin['rollout_id']} {what} for a decision; nothing was touched. Look at "
+            "its report, and accept the wave that you mean, or none"
+        )
+    return True
 
 
 def _require_hosts(waves: list[list[str]], task_vars: Mapping[str, Any]) -> None:
@@ -171,11 +225,7 @@ def _asked_outputs(arguments: Mapping[str, Any], is_plan: bool) -> dict[str, str
     asked = {kind: arguments[kind] for kind in RENDERERS}
     if not is_plan:
         return asked
-    return {kind: path and str(_of_plan(Path(path))) for kind, path in asked.items()} | {"prometheus": ""}
-
-
-def _of_plan(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.plan{path.suffix}")
+    return {kind: path and str(of_plan(Path(path))) for kind, path in asked.items()} | {"prometheus": ""}
 
 
 def _require_localhost(task_vars: Mapping[str, Any]) -> None:
@@ -185,36 +235,6 @@ def _require_localhost(task_vars: Mapping[str, Any]) -> None:
             "localhost is not part of this run, so nobody would report its outcome; nothing was touched. Select hosts with "
             "-e upgrade_hosts=… (rollback_hosts=…), or add localhost: --limit 'h1,localhost'"
         )
-
-
-def _targets(
-    arguments: Mapping[str, Any],
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str], dict[str, dict[str, Any]]]:
-    """Return for a roll-back, per host, the groups of VMs that go to a build, the build for VMs yet to be started, and what
-    to do with the KVM cores (see ``previous_cores``).
-    """
-    build_id, kvm_build_id, wanted = arguments["build_id"], arguments["kvm_build_id"], arguments["vms"]
-    require_build_id(kvm_build_id, f"{arguments['kind']}_kvm_build")
-    if arguments["kind"] == "upgrade":
-        if not build_id:
-            raise AnsibleError("an upgrade needs a build: -e upgrade_build=<build id>; nothing was touched")
-        return {}, {}, {}
-    if kvm_build_id and not build_id:
-        raise AnsibleError(
-            "rollback_kvm_build needs rollback_build, too, which may be the build that the VMs run; nothing was touched"
-        )
-    if build_id:
-        group = {"build_id": build_id, "vms": wanted, **({"kvm_build_id": kvm_build_id} if kvm_build_id else {})}
-        targets = {host: [group] for host in arguments["hosts"]}
-        if wanted:
-            return targets, {}, {}
-        cores = {host: {"default": kvm_build_id, "unload": []} for host in arguments["hosts"] if kvm_build_id}
-        return targets, dict.fromkeys(arguments["hosts"], build_id), cores
-    if not arguments["previous_report"]:
-        raise AnsibleError("a roll-back needs rollback_build or a report to go by (rollback_from); nothing was touched")
-    report = load_report(Path(arguments["previous_report"]))
-    targets = previous_builds(report, wanted)
-    return targets, {} if wanted else previous_defaults(report), previous_cores(report, wanted)
 
 
 def _addresses(hosts: list[str], task_vars: Mapping[str, Any]) -> dict[str, str]:

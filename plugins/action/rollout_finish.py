@@ -14,12 +14,14 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
     outputs_of,
+    report_path,
     write_outputs,
     write_report,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import write_status_of
 
 
 class ActionModule(ControllerAction):
@@ -31,29 +33,35 @@ class ActionModule(ControllerAction):
         """Write the report first, then free the hosts; fail unless every wave passed. Of an ended rollout only tell again."""
         journal = Journal(Path(arguments["journal"]))
         events = journal.read()
-        path = Path(events[0]["report"])
+        path = report_path(events[0], journal.path)
         ended = is_finished(events)
         if not ended:
             require_owner(events, os.getppid())
-            # One that waits for its maintenance window is gone on with, so it has not ended.
-            paused = events[-1]["reason"] if events[-1]["event"] == "paused" else None
-            journal.append("finish", paused=paused)
+            # One that waits for something is gone on with, so it has not ended.
+            pause = pause_of(events)
+            journal.append("finish", paused=pause and pause["reason"])
             events = journal.read()
         report = build_report(events, aborted=not is_finished(events))
-        if not is_finished(events):
-            report["exit_reason"] = str(events[-1]["paused"])
-        outputs = outputs_of(events[0])
-        if not ended:
+        outputs = outputs_of(events[0], journal.path)
+        if not ended or not path.is_file():
             write_report(report, path)
             write_outputs(report, outputs)
+        write_status_of(report, path)
         lock.release(report["rollout_id"])
         if report["mode"] == "plan":
             journal.path.unlink()
         self.say(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")
         return {
-            "failed": report["verdict"] != "ok",
+            "failed": report["verdict"] not in ("ok", "paused"),
             "msg": report["exit_reason"],
+            # As set_stats does it: AWX hands it to the jobs that follow in a workflow.
+            "ansible_stats": {
+                "data": {"vmm_rollout_id": report["rollout_id"], "vmm_rollout_status": report["status"]},
+                "per_host": False,
+                "aggregate": False,
+            },
             "verdict": report["verdict"],
+            "status": report["status"],
             "summary": report["summary"],
             "report": str(path),
             "outputs": outputs,

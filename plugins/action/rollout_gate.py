@@ -13,6 +13,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
     Gate,
     judge,
+    left_out,
     loaded_cores,
     previous_defaults_of,
     rollback_targets,
@@ -21,6 +22,8 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look, look_at, next_step
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import health_by_host
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import evidence_line
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import accepted_waves
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import PERSON
 
 
 class ActionModule(ControllerAction):
@@ -37,17 +40,21 @@ class ActionModule(ControllerAction):
         journal = Journal(Path(arguments["journal"]))
         wave = journal.wave_of(str(task_vars["inventory_hostname"]))
         others = health_by_host(arguments["others"])
-        if others:
-            journal.append("others", wave=wave, hosts=others)
         events = journal.read()
+        # A wave that is judged anew keeps what was seen in its own time.
+        if others and not any(event["event"] == "gate" and event["wave"] == wave for event in events):
+            journal.append("others", wave=wave, hosts=others)
+            events = journal.read()
         require_owner(events, os.getppid())
         begin = events[0]
         hosts = begin["waves"][wave]
         records = {event["host"]: event for event in events if event["event"] == "host"}
         look = Look() if self.is_plan else look_at(events, wave)
         gate = judge(hosts, records, begin["downtime_budget_ms"], look)
-        then = next_step(gate.verdict, look.policy, begin["waves"], wave)
+        then = next_step(gate.verdict, look.policy, begin["waves"], wave, accepted=wave in accepted_waves(events))
         journal.append("gate", wave=wave, gate={**gate.to_dict(), "then": then})
+        if then == "pause" and begin["kind"] == "upgrade" and not self.is_plan:
+            journal.append("paused", wave=wave, waits_for=PERSON, reason=_question(begin["rollout_id"], wave))
 
         stop = then in ("stop", "pause") and not self.is_plan
         undo = stop and then == "stop" and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"
@@ -65,8 +72,9 @@ class ActionModule(ControllerAction):
             "stop": stop,
             "targets": targets,
             "previous_defaults": previous_defaults_of(hosts, records) if undo else {},
-            "loaded_cores": loaded_cores(hosts, records) if stop else {},
-            "settle": hosts if then == "go_on" else [],
+            # A host that is left out has no use for the new core, and keeps the default that it has.
+            "loaded_cores": loaded_cores(hosts if stop else left_out(hosts, records), records),
+            "settle": [host for host in hosts if host not in left_out(hosts, records)] if then == "go_on" else [],
             **gate.to_dict(),
             "then": then,
         }
@@ -76,3 +84,10 @@ class ActionModule(ControllerAction):
         self.say(f"[wave {wave}] {what} {gate.verdict}: {evidence_line(gate.to_dict()['evidence'], self.is_plan)}")
         for reason in gate.reasons:
             self.say(f"[wave {wave}]   {reason}")
+
+
+def _question(rollout_id: str, wave: int) -> str:
+    return (
+        f"A person has to decide: go on without proof with -e upgrade_resume={rollout_id} -e upgrade_accept_wave={wave}, or go "
+        f"back with playbooks/rollback.yml -e rollback_from={rollout_id}"
+    )

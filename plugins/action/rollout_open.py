@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import (
+    left_out,
     loaded_cores,
     previous_defaults_of,
     rollback_targets,
@@ -36,7 +37,9 @@ class ActionModule(ControllerAction):
         failed, passed, paused = (decided.get(then, []) for then in ("stop", "go_on", "pause"))
         undo = failed if arguments["rollback"] == "auto" else []
         targets = rollback_targets(undo, records)
-        cores = loaded_cores([*failed, *paused], records)
+        idle = left_out(passed, records)
+        cores = loaded_cores([*failed, *paused, *idle], records)
+        passed = [host for host in passed if host not in idle]
         return {
             "hosts": sorted({*targets, *passed, *cores}),
             "targets": targets,

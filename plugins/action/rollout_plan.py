@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import require_build_id
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import write_atomically
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan import Plan, load_plan, make_plan
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_facts import Settings, read_host
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_facts import HostFacts, Settings, read_host
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_render import render_plan
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEAVE_OUT_VM, POLICIES, STOP
 
 
 class ActionModule(ControllerAction):
@@ -32,6 +34,7 @@ class ActionModule(ControllerAction):
         "mechanism": {"type": "str", "default": "auto"},
         "downtime_budget_ms": {"type": "int"},
         "pause_budgets_ms": {"type": "dict", "default": {}},
+        "refused_vms": {"type": "str", "choices": list(POLICIES), "default": LEAVE_OUT_VM},
         "path": {"type": "path", "required": True},
     }
 
@@ -47,8 +50,11 @@ class ActionModule(ControllerAction):
             mechanism=arguments["mechanism"],
             downtime_budget_ms=arguments["downtime_budget_ms"],
             pause_budgets_ms=arguments["pause_budgets_ms"],
+            refused_vms=arguments["refused_vms"],
         )
         facts = [read_host(host, task_vars["hostvars"][host], settings) for host in arguments["hosts"]]
+        if settings.refused_vms == STOP:
+            _require_no_refusal(facts, settings)
         plan = make_plan(settings, facts)
         path = Path(arguments["path"]).absolute()
         changed = not _is_there(plan, path)
@@ -61,6 +67,8 @@ class ActionModule(ControllerAction):
             write_atomically(path.with_suffix(".txt"), page + "\n")
         self.say(f"\n{page}\n\nplan: {path}\n")
         return {
+            # As set_stats does it: AWX hands it to the jobs that follow in a workflow.
+            "ansible_stats": {"data": {"vmm_plan_hash": plan["hash"]}, "per_host": False, "aggregate": False},
             "ansible_facts": {"vmm_plan": {"path": str(path), "hash": plan["hash"]}},
             "changed": changed,
             "failed": not plan["waves"],
@@ -71,6 +79,21 @@ class ActionModule(ControllerAction):
             "waves": [wave["hosts"] for wave in plan["waves"]],
             "excluded": plan["excluded"],
         }
+
+
+def _require_no_refusal(facts: Sequence[HostFacts], settings: Settings) -> None:
+    refused = [
+        f"{host.name}/{vm['name']}: {'; '.join(str(item['message']) for item in vm['refusals'])}"
+        for host in facts
+        for vm in host.vms
+        if vm["verdict"] == "refuse" and host.obstacle and host.name not in settings.exclude
+    ]
+    if refused:
+        raise AnsibleError(
+            f"VMs cannot be moved, and upgrade_refused_vms is stop, so no plan was written and nothing was touched: "
+            f"{'. '.join(refused)}. Mend that, leave their hosts out (upgrade_exclude), or have what is refused left out "
+            "(upgrade_refused_vms=leave_out_vm)"
+        )
 
 
 def _is_there(plan: Plan, path: Path) -> bool:

@@ -21,6 +21,12 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records i
     soaked_vms,
     vm_records,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import (
+    LEFT_OUT,
+    STOP,
+    leave_out,
+    verdicts_to_keep,
+)
 
 _RESULTS = ("preflight", "health_before", "upgrade", "health_after", "set_default")
 # What was done to the KVM cores, in the order of ``kvm_record``.
@@ -53,7 +59,8 @@ class ActionModule(ControllerAction):
             return {"record": self._soaked(host, arguments, journal, run)}
         if arguments["event"] == "looked":
             seen = {name: arguments[name] for name in ("health_before", "kvm_load")}
-            return {"record": journal.append("looked", host=host, wave=wave, run=run, **seen)}
+            verdicts = verdicts_to_keep(arguments["preflight"])
+            return {"record": journal.append("looked", host=host, wave=wave, run=run, preflight=verdicts, **seen)}
 
         results = [merge_loop(arguments[name]) for name in (*_RESULTS, *_CORES)]
         unreachable = any(result.get("unreachable") for result in [*results, arguments["failure"]])
@@ -62,16 +69,17 @@ class ActionModule(ControllerAction):
             (_message(r) for r in results if r.get("unreachable")), None
         )
         preflight, health_before, upgrade, health_after = results[:4]
-        vms = vm_records(preflight, health_before, upgrade, health_after, reason)
+        known = vm_records(preflight, health_before, upgrade, health_after, reason)
+        vms, left_out = leave_out(known, preflight, journal.begin().get("refused_vms") or STOP)
         kvm = kvm_record(*(arguments[name] for name in _CORES))
-        outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]))
+        outcome = host_outcome(vms, unreachable, failed=bool(arguments["failure"]), left_out=left_out)
         record = journal.append(
             arguments["event"],
             host=host,
             wave=wave,
             run=run,
             outcome=outcome,
-            reason=None if outcome == "ok" else reason,
+            reason=None if outcome in ("ok", LEFT_OUT) else reason,
             vms=vms,
             previous_default=arguments["set_default"].get("previous"),
             default_changed=bool(arguments["set_default"].get("changed")),

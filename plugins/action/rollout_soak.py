@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks import FAIL
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import judge
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import look_at
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import lasted_s, look_at
 
 
 class ActionModule(ControllerAction):
@@ -31,17 +32,22 @@ class ActionModule(ControllerAction):
         records = {event["host"]: event for event in events if event["event"] == "host"}
         look = look_at(events, wave)
         soak_s = look.policy.soak_s
+        # One that has soaked is not kept waiting again when its wave is entered once more.
         hosts = [
             host
             for host in waves[wave]
             if host in records
             and records[host]["outcome"] != "unreachable"
             and any(vm["outcome"] == "upgraded" for vm in records[host]["vms"])
+            and look.soaked_s.get(host, 0.0) < soak_s
         ]
         at_once = judge(
             waves[wave], records, begin["downtime_budget_ms"], replace(look, policy=replace(look.policy, soak_s=0))
         )
         if at_once.verdict == FAIL or not hosts or not soak_s or self.is_plan:
             return {"soak_s": 0, "hosts": []}
-        self.say(f"[wave {wave}] soaks for {soak_s} s: {', '.join(hosts)}")
-        return {"soak_s": soak_s, "hosts": hosts}
+        # VMs run on while nobody controls them, so the time counts in which a run that was cut could not look.
+        lasted = lasted_s(events)
+        left_s = math.ceil(max(soak_s - min(lasted[host] for host in hosts), 0))
+        self.say(f"[wave {wave}] soaks for {left_s} s: {', '.join(hosts)}")
+        return {"soak_s": left_s, "hosts": hosts}

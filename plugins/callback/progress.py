@@ -52,6 +52,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, owner_of
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
     outputs_of,
+    report_path,
     write_outputs,
     write_report,
 )
@@ -118,10 +119,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
         journal.append("aborted", run=self._pid)
         events = journal.read()
         report = build_report(events, aborted=True)
-        path = Path(events[0]["report"])
+        path = report_path(events[0], journal.path)
         write_report(report, path)
         lock.release(report["rollout_id"])
-        outputs = outputs_of(events[0])
+        outputs = outputs_of(events[0], journal.path)
         write_outputs(report, outputs)
         self._display.display(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")
 

@@ -51,7 +51,8 @@ options:
     type: float
   report:
     description:
-      - Where the report is written at the end. The journal is kept in C(rollouts) beside it.
+      - Where the report is written at the end, with the status (C(.status.json)) beside it from the beginning. The journal is
+        kept in C(rollouts) beside it.
     type: path
     required: true
   html:
@@ -68,7 +69,8 @@ options:
     type: str
   previous_report:
     description:
-      - Report or journal of the rollout to undo.
+      - Report or journal of the rollout to undo, or its id where the journal is beside O(report). The journal keeps note of it,
+        so that nobody goes on with the rollout.
     type: path
   vms:
     description:
@@ -100,6 +102,13 @@ options:
       - Longest pause by the class of the VM, for the journal.
     type: dict
     default: {}
+  refused_vms:
+    description:
+      - What becomes of VMs that preflight refuses. V(stop), their host fails and so does its wave; V(leave_out_vm), they stay as
+        they are and the others are moved; V(leave_out_host), all VMs of their host stay. For the journal.
+    type: str
+    choices: [stop, leave_out_vm, leave_out_host]
+    default: stop
   plan:
     description:
       - Plan that M(vmm.live_upgrade.rollout_plan) wrote, and that M(vmm.live_upgrade.rollout_request) found to be approved. Its
@@ -108,9 +117,13 @@ options:
     type: path
   resume:
     description:
-      - Journal of a rollout whose run was cut. What is left of it is gone on with, under the same id. All else but the hosts is
-        taken from there.
+      - Journal of a rollout whose run was cut or is to be gone on with. What is left of it is, under the same id. All else but
+        the hosts is taken from there, and the report goes beside the folder of the journal.
     type: path
+  accept_wave:
+    description:
+      - With O(resume), the wave that waits for a person and that this person lets pass without proof.
+    type: int
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -169,6 +182,10 @@ defaults:
   description: For a roll-back, per host the build that VMs started from then on shall run.
   returned: success
   type: dict
+refused_vms:
+  description: What becomes of VMs that preflight refuses.
+  returned: success
+  type: str
 kvm_build_id:
   description: Id of the KVM build to move to, empty without one.
   returned: success

@@ -15,7 +15,7 @@ author:
   - vmm.live_upgrade contributors (@vmm)
 description:
   - Tells what of the wave was done before the run was cut, and whether the maintenance windows of its hosts, which a plan has,
-    are open. A wave that has begun is not stopped by a window.
+    are open. A wave that has begun is stopped by neither a window nor O(until_wave).
   - Runs on the controller, once per wave.
 options:
   journal:
@@ -23,6 +23,10 @@ options:
       - Path of the rollout's journal, as M(vmm.live_upgrade.rollout_begin) returned it.
     type: path
     required: true
+  until_wave:
+    description:
+      - Index of the last wave that this run is asked for. It stops before the next one, which another run goes on with.
+    type: int
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -50,7 +54,7 @@ wave:
   returned: success
   type: int
 stop:
-  description: Whether the rollout stops here, to be resumed in the window.
+  description: Whether the rollout stops here, to be resumed in the window or by another run.
   returned: success
   type: bool
 reason:
@@ -67,7 +71,8 @@ before:
   returned: success
   type: dict
 looked:
-  description: Per host whose turn was cut, what was seen before its VMs were touched; C(health_before) and C(kvm_load).
+  description: Per host whose turn was cut, what was seen before its VMs were touched; C(health_before),
+    C(kvm_load), and C(preflight) where it refused VMs.
   returned: success
   type: dict
 """

@@ -45,8 +45,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+status:
+  description: How the rollout stands, in one word; docs/rollout.md has them all.
+  returned: always
+  type: str
 verdict:
-  description: V(ok), V(failed), or V(aborted) when it waits for a maintenance window.
+  description: V(ok), V(failed), V(paused) when it stopped after a wave that passed, as asked, or V(aborted) when it waits for a
+    maintenance window.
   returned: always
   type: str
 report:

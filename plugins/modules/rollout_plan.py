@@ -67,6 +67,13 @@ options:
       - Longest pause by the class of the VM.
     type: dict
     default: {}
+  refused_vms:
+    description:
+      - What becomes of VMs that preflight refuses. V(leave_out_vm), they stay as they are and the others of their host are
+        moved; a host of which all are refused is left out. V(leave_out_host), their host is left out. V(stop), there is no plan.
+    type: str
+    choices: [stop, leave_out_vm, leave_out_host]
+    default: leave_out_vm
   path:
     description:
       - Where the plan is written.

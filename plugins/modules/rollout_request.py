@@ -38,6 +38,10 @@ options:
     description:
       - Longest pause by the class of the VM.
     type: dict
+  refused_vms:
+    description:
+      - What becomes of VMs that preflight refuses, as O(vmm.live_upgrade.rollout_begin#module:refused_vms).
+    type: str
   plan:
     description:
       - Plan that M(vmm.live_upgrade.rollout_plan) wrote.
@@ -57,9 +61,23 @@ options:
     type: str
   report:
     description:
-      - Where the report is written; the journals are in C(rollouts) beside it.
+      - Where the report is written; the journals are in C(rollouts) beside it, and so is the status (C(.status.json)), which
+        tells of this run from now on.
     type: path
     required: true
+  accept_wave:
+    description:
+      - Wave that waits for a person and that this person lets pass without proof.
+    type: int
+  until_wave:
+    description:
+      - Index of the last wave that this run is asked for.
+    type: int
+  rollback:
+    description:
+      - Whether a failed wave goes back, V(auto) or V(never).
+    type: str
+    default: auto
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -103,6 +121,10 @@ pause_budgets_ms:
   description: Longest pause by class.
   returned: success
   type: dict
+refused_vms:
+  description: What becomes of VMs that preflight refuses.
+  returned: success
+  type: str
 plan:
   description: Path of the plan, empty without one.
   returned: success

@@ -18,6 +18,8 @@ description:
     which hosts some do. It does not wait.
   - Zero when nothing is demanded, nothing was upgraded, or the wave fails already by what was recorded, so that its VMs do not
     stay on a bad build. Zero in check mode.
+  - The time counts since their turn was over, also that in which nobody controlled them. A host that has soaked does not again
+    when its wave is judged anew.
 options:
   journal:
     description:

@@ -5,6 +5,7 @@
 #
 #   bootstrap.sh          everything
 #   bootstrap.sh --quiet  the same; says nothing when nothing was missing
+#   bootstrap.sh --eda    what `make test-eda` needs besides
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -24,6 +25,14 @@ main() {
         exit 1
     }
     link_environment "$python" tests/requirements.txt .venv
+    if [ "$quiet" = --eda ]; then
+        link_environment "$python" tests/requirements-eda.txt .venv-eda
+        command -v java >/dev/null || {
+            say "ansible-rulebook needs a Java runtime of version 17 or later: apt-get install default-jre-headless"
+            exit 1
+        }
+        return
+    fi
     if next=$(find_python 3.12); then
         link_environment "$next" tests/requirements-next.txt .venv-next
     else

@@ -23,3 +23,4 @@ pin() {
 
 pin "$1" requirements
 pin "$2" requirements-next
+pin "$1" requirements-eda

@@ -20,7 +20,7 @@ PYTHON = str(VENV / "bin" / "python")
 PYTEST = (PYTHON, "-m", "pytest", "-q")
 LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
 KVM_LAB_COMMAND = (PYTHON, str(LAB), "--name", "kvm")
-BY_NAME_ONLY = ("kvm-host",)
+BY_NAME_ONLY = ("kvm-host", "eda")
 # Six guests that count at 25 Hz take a core of the machine, where hosts are emulated; no test looks closer than a second.
 SLOW_GUESTS = ("--tick", "100000")
 LAB_USERS = ("lab-tests", "lab-integration", "molecule")
@@ -78,7 +78,10 @@ STEPS = [
     Step(
         "integration",
         "integration",
-        (*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
+        (
+            *(*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
+            "--ignore=tests/integration/eda",
+        ),
         needs=("build-qemu",),
         limit_s=2700,
         pytest=True,
@@ -128,6 +131,8 @@ STEPS = [
         always=True,
         limit_s=300,
     ),
+    Step("eda-setup", "eda", ("tests/tools/bootstrap.sh", "--eda"), limit_s=600),
+    Step("eda", "eda", (*PYTEST, "tests/integration/eda"), needs=("eda-setup",), limit_s=900, pytest=True),
     *(
         Step(
             f"kmod-{vendor}",

@@ -41,7 +41,8 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.findings 
     vms_of,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import UNMOVED_OUTCOMES, groups_before
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.sample import Sample, sample_of
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "budget_of",
     "is_over_budget",
     "judge",
+    "left_out",
     "loaded_cores",
     "previous_defaults_of",
     "rollback_targets",
@@ -78,6 +80,7 @@ class Evidence:
     health_regressions: int
     failure_rate_upper_bound: float
     confidence: float
+    vms_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ def loaded_cores(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[st
     return {host: cores for host, cores in found.items() if cores and records[host]["outcome"] != "unreachable"}
 
 
+def left_out(hosts: Sequence[str], records: Mapping[str, Record]) -> list[str]:
+    """Return those of ``hosts`` on which no VM was to be moved: nothing is settled on them either."""
+    return [host for host in hosts if records.get(host, {}).get("outcome") == LEFT_OUT]
+
+
 def previous_defaults_of(hosts: Sequence[str], records: Mapping[str, Record]) -> dict[str, str]:
     """Return per host the build that new VMs started on before this rollout changed it, where it did."""
     changed = {host: records[host] for host in hosts if host in records and records[host]["default_changed"]}
@@ -144,7 +152,8 @@ class _Wave:
         self._look = look
         self._policy = look.policy
         self._vms = vms_of(hosts, records)
-        self._moved = [(host, vm) for host, vm in self._vms if vm["outcome"] != "already"]
+        self._counted_vms = [(host, vm) for host, vm in self._vms if vm["outcome"] != LEFT_OUT]
+        self._moved = [(host, vm) for host, vm in self._vms if vm["outcome"] not in UNMOVED_OUTCOMES]
         self._found = find(hosts, records, downtime_budget_ms)
         # The doubt that is allowed for the whole rollout is shared by its looks, one per wave: what is shown once by chance
         # would be shown the more likely the more often one looks.
@@ -154,7 +163,7 @@ class _Wave:
         """Return all checks, those first that stop a rollout by themselves."""
         found = [self._hard_stop(), self._failures(), self._health(), *self._downtimes()]
         so_far = [*self._look.earlier, *self._hosts]
-        moved = sum(vm["outcome"] != "already" for _host, vm in vms_of(so_far, self._records))
+        moved = sum(vm["outcome"] not in UNMOVED_OUTCOMES for _host, vm in vms_of(so_far, self._records))
         if 0 < moved < self._policy.min_vms:
             found.append(minimum(moved, self._policy.min_vms))
         if self._is_compared():
@@ -183,7 +192,8 @@ class _Wave:
             hosts_failed=outcomes.count("failed"),
             hosts_unreachable=outcomes.count("unreachable"),
             vms=len(self._moved),
-            vms_already=len(self._vms) - len(self._moved),
+            vms_already=len(self._counted_vms) - len(self._moved),
+            vms_left_out=len(self._vms) - len(self._counted_vms),
             failures=failed,
             downtime_measured=len(downtimes),
             downtime_unmeasured=len(self._unmeasured()),
@@ -201,12 +211,12 @@ class _Wave:
 
     def _failures(self) -> Check:
         limit = self._policy.max_failure_rate
-        if limit is not None and (self._vms or self._counted()):
+        if limit is not None and (self._counted_vms or self._counted()):
             kinds = self._counted_kinds()
             wave = sample_of(self._flags(kinds, self._hosts), self._policy)
             so_far = sample_of(self._flags(kinds, [*self._look.earlier, *self._hosts]), self._policy)
             return failure_rate(wave, so_far, limit, self._confidence)
-        verdict = FAIL if self._counted() else PASS if self._vms else INCONCLUSIVE
+        verdict = FAIL if self._counted() else PASS if self._counted_vms else INCONCLUSIVE
         hosts = sum(finding.kind == findings.HOST for finding in self._found)
         return failures_told(Sample(self._failed_moves(), len(self._moved)), hosts, verdict, self._policy.confidence)
 
@@ -273,7 +283,7 @@ class _Wave:
         flags: dict[str, list[bool]] = {host: [] for host in hosts}
         for host, vm in vms_of(hosts, self._records):
             is_bad = (host, vm["name"]) in bad
-            if is_bad or vm["outcome"] != "already":
+            if is_bad or vm["outcome"] not in UNMOVED_OUTCOMES:
                 flags[host].append(is_bad)
         for host in hosts:
             flags[host] += [True] if (host, "") in bad else []

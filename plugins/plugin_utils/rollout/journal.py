@@ -19,7 +19,12 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 Event = dict[str, Any]
-_RUNS = ("begin", "resume")
+
+RUNS = ("begin", "resume")
+"""The events with which a run of a rollout starts."""
+
+JOURNALS = "rollouts"
+"""The folder beside the report that has the journals of all rollouts."""
 
 
 class Journal:
@@ -102,7 +107,7 @@ def _parse(lines: list[bytes]) -> list[Event]:
 
 def owner_of(events: list[Event]) -> int | None:
     """Return the process whose rollout it is: that which began it, or the last to go on with it."""
-    return next((event.get("owner_pid") for event in reversed(events) if event["event"] in _RUNS), None)
+    return next((event.get("owner_pid") for event in reversed(events) if event["event"] in RUNS), None)
 
 
 def require_owner(events: list[Event], pid: int) -> None:
@@ -117,7 +122,7 @@ def require_owner(events: list[Event], pid: int) -> None:
 def _of_their_run(events: list[Event]) -> list[Event]:
     kept, owner_pid = [], None
     for event in events:
-        if event["event"] in _RUNS:
+        if event["event"] in RUNS:
             owner_pid = event.get("owner_pid")
         if event.get("run", owner_pid) == owner_pid:
             kept.append(event)

@@ -18,6 +18,7 @@ from xml.etree import ElementTree  # only written with, never parsed
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS, budget_of, is_over_budget
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.progress import stops
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import milliseconds
 
 Report = Mapping[str, Any]
@@ -66,6 +67,8 @@ def _vm_case(vm: Mapping[str, Any], report: Report) -> Case:
     health = "; ".join((vm.get("health") or {}).get("regressions") or [])
     if vm["rollback"] and vm["rollback"]["outcome"] not in GOOD_OUTCOMES:
         _mark(case, "error", f"the roll-back: {vm['rollback']['outcome']}", vm["rollback"]["error"])
+    elif vm["outcome"] == LEFT_OUT and is_good(vm):
+        _mark(case, "skipped", "left out", vm["reason"])
     elif vm["outcome"] == "not_attempted":
         _mark(case, "skipped", "not attempted", vm["error"])
     elif vm["outcome"] not in GOOD_OUTCOMES:
@@ -113,6 +116,8 @@ def _verdict_case(report: Report) -> Case:
     case = _case(report["kind"], "verdict", 0)
     if report["verdict"] == "aborted":
         _mark(case, "error", "aborted", report["exit_reason"])
+    elif report["verdict"] == "paused":
+        _mark(case, "skipped", "not at its end yet", report["exit_reason"])
     elif report["verdict"] != "ok":
         _mark(case, "failure", report["verdict"], report["exit_reason"])
     return case

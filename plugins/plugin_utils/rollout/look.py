@@ -55,17 +55,19 @@ def look_at(events: Sequence[Event], wave: int) -> Look:
     )
 
 
-def next_step(verdict: str, policy: GatePolicy, waves: Sequence[Sequence[str]], wave: int) -> str:
+def next_step(
+    verdict: str, policy: GatePolicy, waves: Sequence[Sequence[str]], wave: int, accepted: bool = False
+) -> str:
     """Return what the rollout does after ``wave`` of ``waves``: ``go_on``, ``stop``, ``pause`` for a person, or ``grow``.
 
     To grow is to take the next wave as more of this one, as long as the hosts so far with it are no larger a share of all than
-    the policy lets be upgraded without proof.
+    the policy lets be upgraded without proof. ``accepted``: a person lets the wave pass unless it is shown that it may not.
     """
     if verdict == PASS:
         return "go_on"
     if verdict == FAIL:
         return "stop"
-    if policy.on_inconclusive == GO_ON:
+    if accepted or policy.on_inconclusive == GO_ON:
         return "go_on"
     together = sum(len(hosts) for hosts in waves[: wave + 2])
     is_small = together <= policy.grow_limit * sum(len(hosts) for hosts in waves)
@@ -75,20 +77,40 @@ def next_step(verdict: str, policy: GatePolicy, waves: Sequence[Sequence[str]], 
 def left_open(events: Sequence[Event]) -> dict[str, list[str]]:
     """Return the hosts of waves that grew, by what the rollout did once they were judged with a later one (``then``).
 
-    Waves that nothing came after are left out: a run that was interrupted decided nothing.
+    Waves that nothing came after are left out: a run that was interrupted decided nothing. A pause is over when the wave is
+    judged anew.
     """
     waves = events[0]["waves"]
-    decided: dict[str, list[str]] = {}
-    growing: list[str] = []
+    then_of: dict[int, str] = {}
+    growing: set[int] = set()
     for event in events:
         if event["event"] == "gate":
-            then = event["gate"].get("then")
+            then = str(event["gate"].get("then"))
             if then == "grow":
-                growing += waves[event["wave"]]
-            else:
-                decided.setdefault(str(then), []).extend(growing)
-                growing = []
-    return {then: hosts for then, hosts in decided.items() if hosts}
+                growing.add(event["wave"])
+                continue
+            then_of.update(dict.fromkeys(growing, then))
+            growing = growing if then == "pause" else set()
+    decided: dict[str, list[str]] = {}
+    for wave, then in sorted(then_of.items()):
+        decided.setdefault(then, []).extend(waves[wave])
+    return decided
+
+
+def is_growing(events: Sequence[Event]) -> bool:
+    """Whether the last wave that was judged has grown, so that it is judged with a later one."""
+    gates = [event for event in events if event["event"] == "gate"]
+    return bool(gates) and gates[-1]["gate"].get("then") == "grow"
+
+
+def lasted_s(events: Sequence[Event]) -> dict[str, float]:
+    """Return per host how many seconds ago its turn was over, by the clock of this controller."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    over: dict[str, datetime.datetime] = {}
+    for event in events:
+        if event["event"] == "host":
+            over.setdefault(event["host"], datetime.datetime.fromisoformat(event["at"]))
+    return {host: max((now - at).total_seconds(), 0.0) for host, at in over.items()}
 
 
 def _soaked(events: Sequence[Event]) -> dict[str, float]:

@@ -21,8 +21,18 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate impo
 Report = Mapping[str, Any]
 Labels = Mapping[str, str]
 
-_VM_OUTCOMES = ("upgraded", "already", "planned", "refused", "rolled_back", "failed", "lost", "not_attempted")
-_HOST_OUTCOMES = ("ok", "failed", "unreachable", "interrupted", "not_attempted")
+_VM_OUTCOMES = (
+    "upgraded",
+    "already",
+    "planned",
+    "refused",
+    "rolled_back",
+    "failed",
+    "lost",
+    "not_attempted",
+    "left_out",
+)
+_HOST_OUTCOMES = ("ok", "failed", "unreachable", "interrupted", "not_attempted", "left_out")
 _GATE_VERDICTS = (PASS, FAIL, INCONCLUSIVE, "none")
 
 

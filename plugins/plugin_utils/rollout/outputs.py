@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files a report is written to: JSON, page, JUnit, metrics. PRIVATE to the collection."""
+"""The files a report is written to: JSON with its status, page, JUnit, metrics. PRIVATE to the collection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, write_atomically
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import JOURNALS, Event, write_atomically
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.junit import render_junit
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.metrics import render_metrics
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page.page import render_page
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import write_status_of
 
 Report = Mapping[str, Any]
 
@@ -37,14 +38,36 @@ def planned_outputs(report_path: Path, asked: Mapping[str, str | None]) -> dict[
     return {kind: str(Path(path).expanduser().absolute()) for kind, path in chosen.items() if path}
 
 
-def outputs_of(begin: Event) -> dict[str, str]:
-    """Return where to write what, by the first event of a journal; one of a version that wrote JSON alone has none."""
-    return dict(begin.get("outputs") or {})
+def report_path(begin: Event, journal: Path) -> Path:
+    """Return where the report of a journal goes: beside the folder it is in.
+
+    That may be another one than where the rollout began: a job of CI goes on in a working copy of its own, or on another machine.
+    """
+    began_at = Path(begin["report"])
+    return journal.parent.parent / began_at.name if journal.parent.name == JOURNALS else began_at
+
+
+def outputs_of(begin: Event, journal: Path) -> dict[str, str]:
+    """Return where to write what else; a journal of a version that wrote JSON alone has nothing.
+
+    What was beside the report stays so; what was given a place elsewhere keeps it.
+    """
+    began_in, now_in = Path(begin["report"]).parent, report_path(begin, journal).parent
+    return {
+        kind: str(now_in / Path(path).name) if Path(path).parent == began_in else path
+        for kind, path in (begin.get("outputs") or {}).items()
+    }
+
+
+def of_plan(path: Path) -> Path:
+    """Return where a check mode run writes what else goes to ``path``, which tells of a rollout and stays."""
+    return path.with_name(f"{path.stem}.plan{path.suffix}")
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write ``report`` to ``path`` as JSON, atomically."""
+    """Write ``report`` to ``path`` as JSON, atomically, and beside it how the rollout stands."""
     write_atomically(path, json.dumps(report, indent=2) + "\n")
+    write_status_of(report, path)
 
 
 def write_outputs(report: Report, outputs: Mapping[str, str]) -> list[str]:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
-
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan import (
     Plan,
     differences,
@@ -18,12 +16,13 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan impo
     make_plan,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.plan_facts import Settings, read_host
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import NotApprovedError
 
 
 def require_unchanged(path: Path, hosts: Sequence[str], task_vars: Mapping[str, Any]) -> Plan:
     """Return the plan in ``path`` after planning once more with what the hosts answered now.
 
-    Raises ``AnsibleError`` with the differences when that comes to another plan: an approval is of what was shown.
+    Raises ``NotApprovedError`` with the differences when that comes to another plan: an approval is of what was shown.
     """
     plan = load_plan(path)
     settings = Settings(**plan["settings"])
@@ -33,7 +32,7 @@ def require_unchanged(path: Path, hosts: Sequence[str], task_vars: Mapping[str, 
     now = make_plan(asked, [read_host(host, task_vars["hostvars"][host], asked) for host in hosts])
     changed = differences(plan, now)
     if changed:
-        raise AnsibleError(
+        raise NotApprovedError(
             f"the fleet has changed since {plan['plan_id']} was made, so its approval does not hold; nothing was touched. "
             f"{'; '.join(changed)}. Make a new plan (playbooks/plan.yml), and have that approved"
         )

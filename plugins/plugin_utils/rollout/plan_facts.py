@@ -13,6 +13,7 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.budgets import PauseBudgets
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEAVE_OUT_VM
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.windows import Window, read_windows
 
 # What preflight warns of when a VM could not be moved back, or nobody knows whether it could.
@@ -24,7 +25,10 @@ Vm = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the operator asks for. ``domains``: host variable → the share of a domain's units that one wave may hold."""
+    """What the operator asks for.
+
+    ``domains``: host variable → the share of a domain's units that one wave may hold. ``refused_vms``: one of ``POLICIES``.
+    """
 
     build: str
     kvm_build: str | None = None
@@ -34,6 +38,7 @@ class Settings:
     mechanism: str = "auto"
     downtime_budget_ms: int | None = None
     pause_budgets_ms: dict[str, Any] = field(default_factory=dict)
+    refused_vms: str = LEAVE_OUT_VM
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def read_host(name: str, variables: Mapping[str, Any], settings: Settings) -> Ho
         unreachable = bool(answer.get("unreachable"))
         obstacle = "unreachable" if unreachable else "it gave no verdict on its VMs"
         detail = str(variables.get("preflight_error") or answer.get("msg") or "not asked")
-    elif not obstacle and refused:
+    elif not obstacle and refused and (settings.refused_vms != LEAVE_OUT_VM or len(refused) == len(vms)):
         codes = [f"{vm['name']} [{', '.join(_codes(vm))}]" for vm in refused]
         obstacle = f"preflight refuses {', '.join(codes)}"
         detail = "; ".join(f"{vm['name']}: {item['message']}" for vm in refused for item in vm["refusals"])

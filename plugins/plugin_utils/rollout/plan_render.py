@@ -29,11 +29,13 @@ def render_plan(plan: Plan) -> str:
             ["host", "VM", "wave", "class", "budget ms", "runs", "mechanism", "way back", "why"],
         ),
     ]
-    if plan["excluded"]:
+    left_out = [[e["host"], None, e["why"], e["detail"] or None] for e in plan["excluded"]]
+    left_out += [
+        _refused_row(vm) for vm in plan["vms"] if vm["verdict"] == "refuse" and wave_of[vm["host"]] is not None
+    ]
+    if left_out:
         parts.append("Left out:")
-        parts.append(
-            table([[e["host"], e["why"], e["detail"] or None] for e in plan["excluded"]], ["host", "why", "detail"])
-        )
+        parts.append(table(left_out, ["host", "VM", "why", "detail"]))
     stuck = no_way_back(plan)
     if stuck:
         parts.append("No way back, which must be approved explicitly (-e upgrade_approve_no_way_back=true):")
@@ -55,6 +57,16 @@ def _wave_row(wave: dict[str, Any]) -> list[Any]:
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
     name = f"{wave['index']}{' (canary)' if wave['index'] == 0 else ''}"
     return [name, len(hosts), wave["vms"], fullest, wave["windows"], shown]
+
+
+def _refused_row(vm: dict[str, Any]) -> list[Any]:
+    codes = ", ".join(sorted({str(item["code"]) for item in vm["refusals"]}))
+    return [
+        vm["host"],
+        vm["name"],
+        f"preflight refuses it [{codes}]",
+        "; ".join(str(i["message"]) for i in vm["refusals"]),
+    ]
 
 
 def _classes(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import PASS
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     duration,
@@ -76,7 +77,7 @@ class Progress:
     def add(self, event: Event) -> None:
         """Take note of an event. Kinds that say nothing of the progress are passed over."""
         note = {"started": self._started, "vm": self._vm, "host": self._host, "gate": self._gate}
-        note["rollback"] = self._rolled_back
+        note = {**note, "rollback": self._rolled_back, "resume": self._resumed}
         if event["event"] in note:
             note[event["event"]](event)
 
@@ -100,7 +101,7 @@ class Progress:
         return max(self._wave_began_s, default=0)
 
     def elapsed_s(self, now_s: float) -> float:
-        """Return the seconds since the beginning."""
+        """Return the seconds since the beginning of this run."""
         return max(now_s - self._began_s, 0.0)
 
     def left_s(self, now_s: float) -> float | None:
@@ -125,8 +126,9 @@ class Progress:
 
     def told_vms(self) -> str:
         """Return the VMs in words."""
-        good = sum(1 for key, outcome in self.vms.items() if outcome in GOOD_OUTCOMES and key not in self.undone)
-        bad = [outcome.replace("_", " ") for outcome in self.vms.values() if outcome not in GOOD_OUTCOMES]
+        there = GOOD_OUTCOMES - {LEFT_OUT}
+        good = sum(1 for key, outcome in self.vms.items() if outcome in there and key not in self.undone)
+        bad = [outcome.replace("_", " ") for outcome in self.vms.values() if outcome not in there]
         told = f"{good:,} on the build"
         told += "".join(f", {bad.count(outcome):,} {outcome}" for outcome in sorted(set(bad)))
         return told + (f", {len(self.undone):,} back" if self.undone else "")
@@ -178,7 +180,7 @@ class Progress:
             self.undone.add(key)
 
     def _host(self, event: Event) -> None:
-        self.states[event["host"]] = DONE if event["outcome"] == "ok" else FAILED
+        self.states[event["host"]] = DONE if event["outcome"] in ("ok", LEFT_OUT) else FAILED
         for vm in event["vms"]:
             self._outcome((event["host"], vm["name"]), vm)
 
@@ -191,7 +193,13 @@ class Progress:
         wave = event["wave"]
         self.gates[wave] = event["gate"]["verdict"]
         self.stopped = self.stopped or stops(event["gate"])
-        self._wave_judged_s[wave] = parsed(event["at"]).timestamp()
+        # Judged anew, it says nothing of how long a wave takes: somebody may have thought it over.
+        self._wave_judged_s.setdefault(wave, parsed(event["at"]).timestamp())
+
+    def _resumed(self, event: Event) -> None:
+        """Another run goes on, maybe days later; its own time is what is told."""
+        self.stopped = False
+        self._began_s = parsed(event["at"]).timestamp()
 
     def _rolled_back(self, event: Event) -> None:
         self.states[event["host"]] = BACK if event["outcome"] == "ok" else FAILED

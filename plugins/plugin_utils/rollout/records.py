@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core, vm_move
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 
-GOOD_OUTCOMES = frozenset({"upgraded", "already", "planned"})
+GOOD_OUTCOMES = frozenset({"upgraded", "already", "planned", LEFT_OUT})
 """A VM is, or in a plan would be, where it should be. Every other outcome breaks the wave."""
+
+UNMOVED_OUTCOMES = frozenset({"already", LEFT_OUT})
+"""Nothing was to be done to a VM, so it tells nothing of the build."""
 
 _VM_FIELDS = (
     "mechanism",
@@ -102,11 +106,16 @@ def health_by_host(looks: Result) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool) -> str:
-    """Return ``unreachable``, ``failed`` or ``ok``: unreachable wins, then any failure of the host or of one of its VMs."""
+def host_outcome(vms: list[dict[str, Any]], unreachable: bool, failed: bool, left_out: bool = False) -> str:
+    """Return what a host came to: unreachable wins, then any failure of the host or of one of its VMs.
+
+    ``left_out``: whether no VM of it was to be moved, because one or all cannot be.
+    """
     if unreachable:
         return "unreachable"
-    return "failed" if failed or not all(is_good(vm) for vm in vms) else "ok"
+    if failed or not all(is_good(vm) for vm in vms):
+        return "failed"
+    return LEFT_OUT if left_out else "ok"
 
 
 def is_good(vm: Result) -> bool:

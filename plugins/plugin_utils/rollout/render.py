@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 
 Report = Mapping[str, Any]
 
@@ -27,7 +28,8 @@ def render_table(report: Report) -> str:
         for wave in report["waves"]
     ]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
-    lines += ["", *told] if (told := [*_core_lines(report), *_warning_lines(report)]) else []
+    told = [*_core_lines(report), *_left_out_lines(report), *_warning_lines(report)]
+    lines += ["", *told] if told else []
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
 
@@ -50,6 +52,7 @@ def evidence_line(evidence: Mapping[str, Any], plan: bool) -> str:
     """Return the evidence of a gate in one line; a plan has none on downtimes and rates."""
     where = f"{_count(evidence['vms'], 'VM')} to move on {_count(evidence['hosts'], 'host')}"
     where += f", {evidence['vms_already']} already there, {_count(evidence['failures'], 'failure')}"
+    where += f", {evidence['vms_left_out']} left out" if evidence.get("vms_left_out") else ""
     where += f", {evidence['hosts_unreachable']} unreachable"
     if plan:
         return where
@@ -108,6 +111,10 @@ def _core_lines(report: Report) -> list[str]:
         told += [f"{kept['core']} kept: {kept['reason']}" for kept in kvm["kept"]]
         lines += [f"KVM on {host['name']}: {'; '.join(told)}"] if told else []
     return lines
+
+
+def _left_out_lines(report: Report) -> list[str]:
+    return [f"left out: {vm['host']}/{vm['name']}: {vm['reason']}" for vm in report["vms"] if vm["outcome"] == LEFT_OUT]
 
 
 def _warning_lines(report: Report) -> list[str]:

@@ -21,6 +21,9 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
     utc_now,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import groups_before, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import ASKED, WINDOW, status_of
 
 SCHEMA = 1
 
@@ -28,7 +31,8 @@ SCHEMA = 1
 def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
     """Return the report of the rollout told by ``events``.
 
-    ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did.
+    ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did. One that waits
+    for something has come to it, and is not at its end either.
     """
     begin = events[0]
     records = {event["host"]: event for event in events if event["event"] == "host"}
@@ -58,8 +62,9 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         for host, record in records.items()
         for vm in record["vms"]
     ]
-    verdict, exit_reason = _judge(waves, vms, rollbacks, settled, begin["plan"], aborted)
-    return {
+    pause = pause_of(events)
+    verdict, exit_reason = _judge(waves, vms, rollbacks, settled, pause, begin["plan"], aborted)
+    report = {
         "schema": SCHEMA,
         "rollout_id": begin["rollout_id"],
         "kind": begin["kind"],
@@ -88,6 +93,8 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "verdict": verdict,
         "exit_reason": exit_reason,
     }
+    waits_for = str(pause.get("waits_for", WINDOW)) if pause else None
+    return {**report, "status": status_of(report, waits_for)}
 
 
 def summarise(vms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def load_report(path: Path) -> dict[str, Any]:
     """Return the report in ``path``, which is a report or the journal of a rollout that never wrote one."""
     if path.suffix == ".jsonl":
         events = Journal(path).read()
-        return build_report(events, aborted=events[-1]["event"] != "finish")
+        return build_report(events, aborted=not is_finished(events))
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -171,6 +178,7 @@ def _judge(
     vms: Sequence[Mapping[str, Any]],
     rollbacks: Mapping[str, Event],
     settled: Mapping[str, Event],
+    pause: Event | None,
     plan: bool,
     aborted: bool,
 ) -> tuple[str, str]:
@@ -183,10 +191,13 @@ def _judge(
             undone = "; rolled back" if wave["rolled_back"] else ""
             if failed_rollbacks:
                 undone = f"; the roll-back of {', '.join(failed_rollbacks)} failed too, a person must look"
-            return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}"
+            waits = f". {pause['reason']}" if pause and pause["wave"] == wave["index"] else ""
+            return "failed", f"wave {wave['index']} {gate['verdict']}: {'; '.join(gate['reasons'])}{undone}{waits}"
     unsettled = [f"{host}: {event['reason']}" for host, event in settled.items() if event["outcome"] != "ok"]
     if unsettled:
         return "failed", f"the VMs were moved, but not all was done after that: {'; '.join(unsettled)}"
+    if pause:
+        return "paused" if pause.get("waits_for") == ASKED else "aborted", str(pause["reason"])
     if aborted:
         return "aborted", "the run ended before the rollout did; run it again to go on where it stopped"
     missing = [str(wave["index"]) for wave in waves if wave["gate"] is None]
@@ -207,6 +218,10 @@ def _reached(waves: Sequence[Mapping[str, Any]], vms: Sequence[Mapping[str, Any]
     unproved = [
         str(wave["index"]) for wave in waves if wave["gate"]["verdict"] != PASS and wave["gate"]["then"] == "go_on"
     ]
+    left = [f"{vm['host']}/{vm['name']}" for vm in vms if vm["outcome"] == LEFT_OUT]
+    if left:
+        told = told.replace("every VM", "every other VM")
+        told += f"; {len(left)} VM{' was' if len(left) == 1 else 's were'} left out: {', '.join(left)}"
     return told + (f"; wave {', '.join(unproved)} was let pass without proof, as configured" if unproved else "")
 
 

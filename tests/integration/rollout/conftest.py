@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import struct
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -74,10 +76,11 @@ class TerminalRun:
 
 
 class Fleet:
-    """A controller's working directory, an inventory, and scripted hosts."""
+    """A controller's working directory (``place``), an inventory, and scripted hosts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.place = root
         self.inventory: dict[str, dict[str, Any]] = {}
         self.state = root / "state"
         _link_collection(root / "collections" / "ansible_collections" / "vmm" / "live_upgrade")
@@ -135,7 +138,19 @@ class Fleet:
 
     def report(self, name: str = "upgrade.json") -> dict[str, Any]:
         """Return a report."""
-        return dict(json.loads((self.root / "build" / "results" / name).read_text()))
+        return dict(json.loads((self.place / "build" / "results" / name).read_text()))
+
+    def status(self, name: str = "upgrade.status.json") -> dict[str, Any]:
+        """Return how the last run says that the rollout stands, held against its schema."""
+        status: dict[str, Any] = self.report(name)
+        jsonschema.validate(status, json.loads((REPOSITORY / "docs" / "status.schema.json").read_text()))
+        return status
+
+    def move_on(self, name: str) -> None:
+        """Go on in a working copy of its own, on another machine: with nothing but the results of the last one."""
+        before, self.place = self.place, self.root / name
+        shutil.copytree(before / "build", self.place / "build")
+        self.state = self.root / f"state of {name}"
 
     def locks(self) -> list[Path]:
         """Return the locks of rollouts that lie around."""
@@ -145,7 +160,7 @@ class Fleet:
         """Start ansible-playbook in a process group of its own."""
         return subprocess.Popen(
             self._command(playbook, arguments, variables),
-            cwd=self.root,
+            cwd=self.place,
             env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -163,7 +178,7 @@ class Fleet:
 
     def journal(self) -> list[dict[str, Any]]:
         """Return the events of the last rollout."""
-        path = max((self.root / "build" / "results" / "rollouts").glob("*.jsonl"))
+        path = max((self.place / "build" / "results" / "rollouts").glob("*.jsonl"))
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def _command(self, playbook: str, arguments: Sequence[str], variables: dict[str, Any]) -> list[str]:
@@ -254,8 +269,8 @@ def _link_collection(target: Path) -> None:
     for name in _REAL_PLUGINS:
         if (REPOSITORY / "plugins" / name).is_dir():
             (plugins / name).symlink_to(REPOSITORY / "plugins" / name)
-    for name in ("roles", "playbooks", "meta"):
-        if (REPOSITORY / name).is_dir():
+    for name in ("roles", "playbooks", "meta", "extensions", "galaxy.yml"):
+        if (REPOSITORY / name).exists():
             (target / name).symlink_to(REPOSITORY / name)
     for name in ("modules", "connection"):
         (plugins / name).symlink_to(SCRIPTED / name)

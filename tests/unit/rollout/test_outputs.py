@@ -189,7 +189,7 @@ class TestPlaces:
         assert [path.name for path in (tmp_path / "deep").iterdir()] == ["r.prom"]
 
     def test_the_journal_of_a_version_that_wrote_json_alone_names_no_files(self) -> None:
-        assert outputs_of({"event": "begin"}) == {}
+        assert outputs_of({"event": "begin", "report": "/a/b/r.json"}, Path("/a/b/rollouts/x.jsonl")) == {}
 
     def test_the_page_names_the_checksum_of_the_report(self, report: dict[str, Any], tmp_path: Path) -> None:
         write_report(report, tmp_path / "r.json")

@@ -81,6 +81,23 @@ class TestProgress:
         assert back.told_vms() == "125 on the build, 2 rolled back, 73 back"
         assert len(back.pauses_ms) == VMS
 
+    def test_another_run_goes_on_with_a_time_of_its_own(self) -> None:
+        """Also after a wave that waited for somebody, which is judged anew and tells nothing of how long waves take."""
+        count = index_of("gate", 0)
+        progress, now = after(count)
+        left_s = progress.left_s(now)
+        gate = journal()[count - 1]
+        paused = {**gate, "gate": {**gate["gate"], "verdict": "INCONCLUSIVE", "then": "pause"}}
+        progress.add(paused)
+        assert (progress.stopped, progress.left_s(now)) == (True, None)
+
+        days_later = datetime.datetime.fromtimestamp(now + 200_000, datetime.timezone.utc).isoformat()
+        progress.add({"event": "resume", "at": days_later})
+        progress.add({**gate, "at": days_later})
+
+        assert progress.left_s(now + 200_010) == left_s
+        assert "10 s so far" in progress.line(now + 200_010)
+
     @pytest.mark.parametrize(
         ("then", "stopped"), [("stop", True), ("pause", True), (None, True), ("go_on", False), ("grow", False)]
     )

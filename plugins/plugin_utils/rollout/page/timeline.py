@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
     duration,
@@ -136,7 +137,7 @@ def _lanes(
     bars, marks = [], []
     for lane, host in enumerate(hosts):
         y = top + lane * _LANE
-        tone = "accent" if host["outcome"] == "ok" else "bad"
+        tone = "accent" if host["outcome"] in ("ok", LEFT_OUT) else "bad"
         bars.append(_bar(scale, host["started"], host.get("finished") or report["finished"], y, _LANE - 2, tone))
         if host["rollback"] and wave.get("judged") and host.get("rollback_finished"):
             bars.append(_bar(scale, wave["judged"], host["rollback_finished"], y, _LANE - 2, "undo"))
@@ -154,7 +155,7 @@ def _whole(
     """A bar for the wave, and above it how many VMs came to their end when."""
     ends = [host.get("finished") or report["finished"] for host in hosts]
     base = top + _SLOT_HEIGHT
-    bad = any(host["outcome"] != "ok" for host in hosts)
+    bad = any(host["outcome"] not in ("ok", LEFT_OUT) for host in hosts)
     bars = [_bar(scale, min(host["started"] for host in hosts), max(ends), base, 5, "bad" if bad else "accent")]
     backs = [host["rollback_finished"] for host in hosts if host.get("rollback_finished")]
     if backs and wave.get("judged"):
