@@ -70,7 +70,8 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
         "kind": begin["kind"],
         "mode": "plan" if begin["plan"] else "apply",
         "started": begin["at"],
-        "finished": events[-1].get("at") or utc_now(),
+        # That it was gone back on later is no part of it.
+        "finished": next(event.get("at") for event in reversed(events) if event["event"] != "undone") or utc_now(),
         "build": begin["build_id"],
         "kvm_build": begin.get("kvm_build_id"),
         "downtime_budget_ms": begin["downtime_budget_ms"],

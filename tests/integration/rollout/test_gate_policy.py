@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .conftest import CORE_NEW, CORE_OLD, NEW, OLD, Fleet
@@ -23,7 +25,7 @@ def test_a_build_that_makes_vms_sick_later_is_found_in_the_soak(fleet: Fleet) ->
     gate = report["waves"][0]["gate"]
     assert (gate["verdict"], gate["then"]) == ("FAIL", "stop")
     assert "h1/vm1: less healthy than before: scripted: sick" in gate["reasons"]
-    assert "soaks for 1 s: h1" in run.output
+    assert re.search("soaks for [01] s: h1", run.output), "what it has run until then counts"
     assert next(vm for vm in report["vms"] if vm["name"] == "vm1")["health"] == {
         "before": [],
         "after": ["scripted: sick"],
