@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Answers for all hosts of a simulated fleet, from one process that is none of the controller's.
 
-``simulated_hosts.py SOCKET VMS_PER_HOST``. Each connection, from ssh_stand_in.c, is one call of a host: its name, a line feed, and
-the program that Ansible sends to its Python. The program is not run: the module's name and arguments are taken out of it and
+``simulated_hosts.py SOCKET VMS_PER_HOST``. Each connection, from ssh_stand_in.c, is one call of a host: its name, a line feed,
+and the program that Ansible sends to its Python. The program is not run: the module's name and arguments are taken out of it and
 answered from what is kept of the host, in the form and size of a real answer. It ends when its standard input does.
 """
 
@@ -35,6 +35,10 @@ _EXIT_OK, _EXIT_FAILED, _EXIT_NO_SUCH_COMMAND = 0, 1, 127
 Arguments = Mapping[str, Any]
 
 
+def _dice() -> random.Random:
+    return random.Random(1)  # noqa: S311  # nothing is kept secret by them
+
+
 @dataclass
 class Host:
     """What is kept of a host: the build of each of its VMs, the default build, and whether an upgrade runs."""
@@ -44,7 +48,7 @@ class Host:
     default: str = OLD
     begun: bool = False
     calls: int = 0
-    dice: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311  # nothing is kept secret by them
+    dice: random.Random = field(default_factory=_dice)
 
 
 def call(host: Host, program: bytes) -> tuple[int, bytes]:
