@@ -65,9 +65,10 @@ test-vfio: build-qemu  ## VMs with passed-through devices upgraded in an emulate
 fault-table: build-qemu  ## every fault that can be injected into an upgrade, and what came of it
 	@$(PYTHON) tests/bench/fault_table.py
 
-bench-fleet:  ## how often the gate stops bad builds, and good ones
+bench-fleet:  ## how often the gate stops bad builds, and what a rollout costs the controller: FLEETS=200x5
 	$(SETUP)
 	@$(PYTHON) tests/bench/fleet_gate.py
+	@$(PYTHON) tests/bench/fleet_scale.py $(FLEETS)
 
 build-qemu:  ## the QEMU artifacts of the lab, by playbooks/build.yml
 	$(SETUP)

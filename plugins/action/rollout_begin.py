@@ -17,7 +17,7 @@ from ansible import constants as C
 from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout import lock, shards
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs import (
     RENDERERS,
@@ -71,6 +71,7 @@ class ActionModule(ControllerAction):
         "plan": {"type": "path"},
         "resume": {"type": "path"},
         "accept_wave": {"type": "int"},
+        "shard": {"type": "dict", "options": shards.SPEC},
     }
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,8 +83,10 @@ class ActionModule(ControllerAction):
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Refuse what cannot be run to its end, before anything is touched; then lock, then journal."""
         _require_localhost(task_vars)
+        if arguments["shard"]:
+            arguments["shard"]["store"] = str(Path(arguments["shard"]["store"]).absolute())
         if arguments["resume"]:
-            return self._go_on(Journal(Path(arguments["resume"])), arguments["accept_wave"], task_vars)
+            return self._go_on(Journal(Path(arguments["resume"])), arguments, task_vars)
         gate = parse_policy(arguments["gate"]).to_dict()
         targets, defaults, cores = find_targets(arguments)
         plan = require_unchanged(Path(arguments["plan"]), arguments["hosts"], task_vars) if arguments["plan"] else None
@@ -98,8 +101,10 @@ class ActionModule(ControllerAction):
         # This process ends with the task; its parent is ansible-playbook, which lives as long as the rollout.
         owner_pid = os.getppid()
         addresses = _addresses([host for hosts in waves for host in hosts], task_vars)
+        shard = None
         if not self.is_plan:
             lock.acquire(rollout_id, addresses, owner_pid)
+            shard = _taken(arguments["shard"], rollout_id, addresses, owner_pid, resumed=False)
         begin = journal.append(
             "begin",
             rollout_id=rollout_id,
@@ -120,6 +125,8 @@ class ActionModule(ControllerAction):
             outputs=planned_outputs(report, _asked_outputs(arguments, self.is_plan)),
             token=time.time_ns(),
             owner_pid=owner_pid,
+            shard=shard,
+            shard_options=arguments["shard"],
         )
         undone = journal_to_undo(arguments) if arguments["kind"] == "rollback" and not self.is_plan else None
         if undone:
@@ -127,9 +134,9 @@ class ActionModule(ControllerAction):
         write_status(report, RUNNING, "it has begun", rollout_id, 0)
         self._announce(begin, waves, journal)
         ways_back = {"targets": targets, "defaults": defaults, "cores": cores}
-        return _result(begin, journal, waves if plan else None, begin["token"], ways_back)
+        return _result(begin, journal, waves if plan else None, begin, ways_back)
 
-    def _go_on(self, journal: Journal, accept_wave: int | None, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _go_on(self, journal: Journal, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Take the hosts over from the run that was cut, whose steps that come late are refused from now on."""
         events = journal.read()
         begin = events[0]
@@ -137,22 +144,25 @@ class ActionModule(ControllerAction):
             raise AnsibleError("a rollout cannot be resumed with --check: its hosts are half way; nothing was touched")
         if is_finished(events):
             self.say(f"{begin['rollout_id']} has ended; there is nothing to go on with, and nothing is changed")
-            return _result(begin, journal, [], begin["token"], {})
+            return _result(begin, journal, [], begin, {})
         _require_not_undone(begin, events)
-        accepts = _accepts(begin, events, accept_wave)
+        accepts = _accepts(begin, events, arguments["accept_wave"])
         waves = waves_left(events)
         _require_hosts(waves, task_vars)
         owner_pid = os.getppid()
-        lock.acquire(begin["rollout_id"], _addresses([host for hosts in waves for host in hosts], task_vars), owner_pid)
+        addresses = _addresses([host for hosts in waves for host in hosts], task_vars)
+        same = _same_shard(begin, arguments["shard"])
+        lock.acquire(begin["rollout_id"], addresses, owner_pid)
+        shard = _taken(same, begin["rollout_id"], addresses, owner_pid, resumed=True)
         # Later than every run before, also where the clock of this controller is behind.
         token = max([time.time_ns(), *(event["token"] + 1 for event in events if "token" in event)])
-        journal.append("resume", token=token, owner_pid=owner_pid)
+        run = journal.append("resume", token=token, owner_pid=owner_pid, shard=shard)
         if accepts:
-            journal.append("accepted", wave=accept_wave)
+            journal.append("accepted", wave=arguments["accept_wave"])
         first = begin["waves"].index(waves[0]) if waves else None
         write_status(report_path(begin, journal.path), RUNNING, "it was gone on with", begin["rollout_id"], first)
         self._announce(begin, waves, journal)
-        return _result(begin, journal, waves, token, {})
+        return _result(begin, journal, waves, run, {})
 
     def _announce(self, begin: Event, waves: list[list[str]], journal: Journal) -> None:
         target = " and ".join(filter(None, (begin["build_id"] or "the builds before", begin["kvm_build_id"])))
@@ -165,9 +175,12 @@ class ActionModule(ControllerAction):
 
 
 def _result(
-    begin: Event, journal: Journal, waves: list[list[str]] | None, token: int, ways_back: Mapping[str, Any]
+    begin: Event, journal: Journal, waves: list[list[str]] | None, run: Event, ways_back: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the plays go by. ``waves`` is given where they are not those of the inventory's order."""
+    """Return what the plays go by. ``waves`` is given where they are not those of the inventory's order.
+
+    ``run``: the event of the run that this is, ``begin`` or that of going on.
+    """
     rollout = {
         "rollout_id": begin["rollout_id"],
         "journal": str(journal.path),
@@ -179,7 +192,8 @@ def _result(
         "refused_vms": begin.get("refused_vms") or STOP,
         "cores": {},
         "gate": parse_policy(begin.get("gate")).to_dict(),  # the journal of a version that asked for nothing
-        "lease": {"token": token, "owner": lock.controller_id()},
+        "lease": {"token": run["token"], "owner": lock.controller_id()},
+        "shard": run.get("shard") or {},
         **ways_back,
     }
     if waves is not None:
@@ -209,6 +223,35 @@ def _accepts(begin: Event, events: list[Event], wave: int | None) -> bool:
             "its report, and accept the wave that you mean, or none"
         )
     return True
+
+
+def _taken(
+    options: dict[str, Any] | None, rollout_id: str, addresses: Mapping[str, str], owner_pid: int, resumed: bool
+) -> dict[str, Any] | None:
+    """Take the shard that the rollout is, where it is one; the hosts that are locked on this controller are free again if not."""
+    if not options:
+        return None
+    try:
+        return shards.Shard.take(options, rollout_id, list(addresses.values()), owner_pid, resumed).to_dict()
+    except AnsibleError:
+        lock.release(rollout_id)
+        raise
+
+
+def _same_shard(begin: Event, options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the shard that a rollout was begun as. Its budget and its lease may be other ones when it is gone on with."""
+    begun = begin.get("shard_options")
+    if not options or not begun:
+        if options:
+            raise AnsibleError(f"{begin['rollout_id']} is no shard, so leave upgrade_shard out; nothing was touched")
+        return dict(begun) if begun else None
+    other = [key for key in ("store", "fleet", "name") if options[key] != begun[key]]
+    if other:
+        raise AnsibleError(
+            f"{begin['rollout_id']} is a shard with the {other[0]} {begun[other[0]]!r}, upgrade_shard has {options[other[0]]!r}; "
+            "nothing was touched. Give the same, or leave it out"
+        )
+    return options
 
 
 def _require_hosts(waves: list[list[str]], task_vars: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal, require_owner
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import is_growing
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import WaveState, wave_state
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import ASKED, PERSON, WINDOW
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.windows import describe, is_open
 
@@ -26,8 +27,8 @@ class ActionModule(ControllerAction):
     ARGUMENT_SPEC = {"journal": {"type": "path", "required": True}, "until_wave": {"type": "int"}}
 
     def act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Stop before a wave that is not asked for or whose maintenance window is closed; one that has begun is brought to its
-        end.
+        """Stop before a wave that is not asked for, whose maintenance window is closed, or when the failure budget of all shards
+        is spent; one that has begun is brought to its end.
         """
         journal = Journal(Path(arguments["journal"]))
         events = journal.read()
@@ -40,8 +41,13 @@ class ActionModule(ControllerAction):
             return {"wave": None, "stop": False, "reason": "", **asdict(WaveState([], {}, {}))}
         state = wave_state(events, wave)
         begun = any(event["event"] in ("started", "gate") and event["wave"] == wave for event in events)
+        shard = None if self.is_plan else Shard.of(events)
+        # asked in any case: that the shard was lost is told here, too
+        stopped = shard.stopped() if shard else None
         waits_for, reason = "", ""
-        if not begun and not self.is_plan:
+        if not begun and stopped:
+            waits_for, reason = PERSON, f"{stopped}; once the cause is mended, go on"
+        elif not begun and not self.is_plan:
             waits_for, reason = _not_asked_for(events, wave, arguments["until_wave"]) or _closed(begin, wave)
         if reason:
             reason += f" with -e upgrade_resume={begin['rollout_id']}"

@@ -21,6 +21,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import release
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import write_status_of
 
 
@@ -48,6 +49,7 @@ class ActionModule(ControllerAction):
             write_outputs(report, outputs)
         write_status_of(report, path)
         lock.release(report["rollout_id"])
+        release(events, finished=is_finished(events))
         if report["mode"] == "plan":
             journal.path.unlink()
         self.say(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")

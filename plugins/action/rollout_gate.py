@@ -18,11 +18,12 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate impo
     previous_defaults_of,
     rollback_targets,
 )
-from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal, require_owner
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Event, Journal, require_owner
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import Look, look_at, next_step
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import health_by_host
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import evidence_line
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import accepted_waves
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard, StoreError, tally
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import PERSON
 
 
@@ -52,14 +53,18 @@ class ActionModule(ControllerAction):
         look = Look() if self.is_plan else look_at(events, wave)
         gate = judge(hosts, records, begin["downtime_budget_ms"], look)
         then = next_step(gate.verdict, look.policy, begin["waves"], wave, accepted=wave in accepted_waves(events))
-        journal.append("gate", wave=wave, gate={**gate.to_dict(), "then": then})
+        judged = journal.append("gate", wave=wave, gate={**gate.to_dict(), "then": then})
         if then == "pause" and begin["kind"] == "upgrade" and not self.is_plan:
             journal.append("paused", wave=wave, waits_for=PERSON, reason=_question(begin["rollout_id"], wave))
+        shard = None if self.is_plan else Shard.of(events)
+        told = _counted(shard, [*events, judged]) if shard else ""
 
         stop = then in ("stop", "pause") and not self.is_plan
         undo = stop and then == "stop" and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"
         targets = rollback_targets(hosts, records) if undo else {}
         self._say(gate, wave)
+        if told:
+            self.say(f"[wave {wave}] {told}")
         if then == "grow":
             self.say(f"[wave {wave}] growing: wave {wave + 1} is taken in, to have more to judge by")
         elif stop:
@@ -91,3 +96,11 @@ def _question(rollout_id: str, wave: int) -> str:
         f"A person has to decide: go on without proof with -e upgrade_resume={rollout_id} -e upgrade_accept_wave={wave}, or go "
         f"back with playbooks/rollback.yml -e rollback_from={rollout_id}"
     )
+
+
+def _counted(shard: Shard, events: list[Event]) -> str:
+    """A store that is away must not keep a wave from being rolled back; the next wave is not entered without it."""
+    try:
+        return shard.count(tally(events))
+    except StoreError as exc:
+        return f"what came of the wave was not told to the other shards: {exc}"

@@ -15,6 +15,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks im
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate import judge
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import lasted_s, look_at
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard
 
 
 class ActionModule(ControllerAction):
@@ -49,5 +50,8 @@ class ActionModule(ControllerAction):
         # VMs run on while nobody controls them, so the time counts in which a run that was cut could not look.
         lasted = lasted_s(events)
         left_s = math.ceil(max(soak_s - min(lasted[host] for host in hosts), 0))
+        shard = Shard.of(events)
+        if shard:
+            shard.renew(for_s=float(left_s))
         self.say(f"[wave {wave}] soaks for {left_s} s: {', '.join(hosts)}")
         return {"soak_s": left_s, "hosts": hosts}

@@ -59,6 +59,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.outputs i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.progress import JournalTail, Progress, drawn
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render import render_table
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import release
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.terminal import StatusBlock
 
 _BETWEEN_LINES_S = 30.0
@@ -122,6 +123,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
         path = report_path(events[0], journal.path)
         write_report(report, path)
         lock.release(report["rollout_id"])
+        release(events, finished=False)
         outputs = outputs_of(events[0], journal.path)
         write_outputs(report, outputs)
         self._display.display(f"\n{render_table(report)}\nreport: {', '.join([str(path), *outputs.values()])}\n")

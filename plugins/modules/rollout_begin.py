@@ -124,6 +124,43 @@ options:
     description:
       - With O(resume), the wave that waits for a person and that this person lets pass without proof.
     type: int
+  shard:
+    description:
+      - That this rollout is one of several, each of some hosts of a fleet, run by controllers that share a failure budget.
+      - When gone on with, what it was begun with holds, but for the budget and the lease.
+    type: dict
+    suboptions:
+      store:
+        description:
+          - Folder that all controllers share, on a file system with locks.
+        type: path
+        required: true
+      fleet:
+        description:
+          - Name of what the shards are parts of, one for each rollout over a fleet.
+        type: str
+        required: true
+      name:
+        description:
+          - Name of the shard.
+        type: str
+        required: true
+      max_failed_vms:
+        description:
+          - How many VMs may fail in all shards together. When one more has, no shard enters another wave.
+        type: int
+        default: 0
+      max_failed_hosts:
+        description:
+          - The same of hosts, failed or not reached.
+        type: int
+        default: 0
+      lease_s:
+        description:
+          - For how long (seconds) a shard is kept from other controllers after the last word of its owner. Longer than the turn
+            of a host takes.
+        type: int
+        default: 900
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
 attributes:
@@ -192,6 +229,10 @@ kvm_build_id:
   type: str
 gate:
   description: What is demanded of a wave, with the defaults.
+  returned: success
+  type: dict
+shard:
+  description: The shard as it was taken, empty without one.
   returned: success
   type: dict
 lease:

@@ -24,11 +24,11 @@ options:
     required: true
   event:
     description:
-      - What to record. V(started) that the host's turn begins, V(looked) what was seen of its VMs before any was touched,
-        V(host) how it went, V(soaked) how its VMs were a while later, V(rollback) how its roll-back went,
-        V(settled) what became of its KVM cores once its wave was judged.
+      - What to record. V(started) that the host's turn begins, V(host) how it went, V(soaked) how its VMs were a while later,
+        V(rollback) how its roll-back went, V(settled) what became of its KVM cores once its wave was judged. What
+        M(vmm.live_upgrade.rollout_turn) does is recorded by itself.
     type: str
-    choices: [started, looked, soaked, host, rollback, settled]
+    choices: [started, soaked, host, rollback, settled]
     required: true
   failure:
     description:
@@ -105,8 +105,8 @@ EXAMPLES = r"""
 - name: Record how it went
   vmm.live_upgrade.rollout_record:
     journal: "{{ rollout.journal }}"
-    event: host
-    upgrade: "{{ upgraded }}"
+    event: rollback
+    upgrade: "{{ moved_back }}"
 """
 
 RETURN = r"""

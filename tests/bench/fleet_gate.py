@@ -123,11 +123,11 @@ def is_reached(found: dict[str, Any]) -> bool:
     return not missed and found["recall"] >= LEAST_RECALL and found["false_stop_rate"] <= MOST_FALSE_STOPS
 
 
-def keep(found: dict[str, Any], results: Path) -> None:
-    """Write ``found`` as ``gate``; what other parts have written stays."""
+def keep(part: str, found: Any, results: Path) -> None:
+    """Write ``found`` as ``part`` of the results; what other parts have written stays."""
     rest = json.loads(results.read_text()) if results.exists() else {}
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps({**rest, "gate": found}, indent=1) + "\n")
+    results.write_text(json.dumps({**rest, part: found}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -136,7 +136,7 @@ def main() -> int:
     for row in rows:
         print(row.line())
     found = figures(rows)
-    keep(found, RESULTS)
+    keep("gate", found, RESULTS)
     good_enough = is_reached(found)
     print(
         f"{found['rollouts']} rollouts: recall {found['recall']:.4f} (at least {LEAST_RECALL}), false stops "

@@ -58,7 +58,7 @@ def acquire(rollout_id: str, addresses: Mapping[str, str], owner_pid: int) -> No
         lock = {
             "rollout_id": rollout_id,
             "pid": owner_pid,
-            "start_ticks": _start_ticks(owner_pid),
+            "start_ticks": start_ticks(owner_pid),
             "at": utc_now(),
             "addresses": sorted(set(addresses.values())),
         }
@@ -87,13 +87,13 @@ def _living(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the locks whose owner lives; remove the others."""
     for path in sorted(directory.glob("*.json")):
         lock = json.loads(path.read_text(encoding="utf-8"))
-        if _start_ticks(lock["pid"]) == lock["start_ticks"]:
+        if start_ticks(lock["pid"]) == lock["start_ticks"]:
             yield lock
         else:
             path.unlink()
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """Return the start time of a process in ticks since boot, None when it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -124,7 +124,7 @@ def test_on_a_terminal_it_stays_below_and_leaves_nothing(fleet: Fleet) -> None:
     assert any("h1 2 VMs" in view[6] for view in views)
     last = SmallTerminal(run.output).lines()
     assert not [line for line in last if line.startswith((" now ", " hosts ", "──"))]
-    assert sum(1 for line in last if line.startswith("TASK [Record that it starts]")) == 2
+    assert sum(1 for line in last if line.startswith("TASK [Upgrade its VMs]")) == 2
     assert "VMs: 3 upgraded; downtime: n=3 median 5.0 ms max 5.0 ms" in last
 
 

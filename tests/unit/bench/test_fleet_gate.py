@@ -72,9 +72,9 @@ def test_the_default_stops_at_the_first_trouble_that_a_good_build_has_too() -> N
 
 def test_results_of_others_stay(tmp_path: Path) -> None:
     results = tmp_path / "results" / "fleet.json"
-    keep({"recall": 0.5}, results)
+    keep("gate", {"recall": 0.5}, results)
     results.write_text(json.dumps({"scale": [1], "gate": {"recall": 0.1}}))
 
-    keep({"recall": 1.0}, results)
+    keep("gate", {"recall": 1.0}, results)
 
     assert json.loads(results.read_text()) == {"scale": [1], "gate": {"recall": 1.0}}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A rollout by ansible-runner: plan, a person who approves it, then wave by wave for as long as each passes.
 
-    python3 waves.py PRIVATE_DATA_DIR BUILD     the directory has `inventory`, and `env` where ansible-runner needs settings
+python3 waves.py PRIVATE_DATA_DIR BUILD     the directory has `inventory`, and `env` where ansible-runner needs settings
 """
 
 from __future__ import annotations
