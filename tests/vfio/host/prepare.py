@@ -32,16 +32,17 @@ def bind_all(devices: Iterable[Device]) -> dict[str, str]:
         if device.place == "virtual":
             virtual.append(device)
         else:
-            addresses[device.name] = _bind(device)
+            addresses[device.name] = bind(device)
     for module in sorted(Path("/later").iterdir()):
         subprocess.run(["insmod", str(module)], check=True)
     for device in virtual:
         _make_virtual(device)
-        addresses[device.name] = _bind(device)
+        addresses[device.name] = bind(device)
     return addresses
 
 
-def _bind(device: Device) -> str:
+def bind(device: Device) -> str:
+    """Give one to vfio-pci. Returns its PCI address."""
     address = device.host_address()
     folder = _PCI / "devices" / address
     (folder / "driver_override").write_text("vfio-pci")

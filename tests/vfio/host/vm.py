@@ -35,13 +35,15 @@ _KERNEL = (
 class Spec:
     """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``.
 
-    ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address.
+    ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address. ``more``: further
+    properties of each device, as on a command line.
     """
 
     devices: tuple[Device, ...]
     addresses: dict[str, str]
     backend: str
     plugged: tuple[str, ...] = ()
+    more: str = ""
 
     def at_start(self) -> list[Device]:
         """The devices that it has from its start."""
@@ -85,7 +87,8 @@ class Spec:
         at = {"bus": f"port-{device.name}"} if device.name in self.plugged else {"addr": f"{device.address:#x}"}
         backend = {"iommufd": "iommufd0"} if self.backend == "iommufd" else {}
         host = self.addresses[device.name]
-        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": 0, **backend}
+        more = dict(word.split("=", 1) for word in self.more.split(",") if word)
+        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": 0, **backend, **more}
 
 
 def _port(device: Device) -> str:

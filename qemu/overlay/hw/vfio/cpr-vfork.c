@@ -77,6 +77,27 @@ static bool vfio_cpr_vfork_check(Error **errp)
     return true;
 }
 
+/* New QEMU: to be asked before anything is done to a device */
+bool vfio_cpr_vfork_inherits(VFIODevice *vbasedev, const char *name,
+                             Error **errp)
+{
+    VFIODevice *other;
+
+    if (!cpr_vfork_incoming()) {
+        return true;
+    }
+    /* A descriptor could be used twice, which opening does not allow */
+    QLIST_FOREACH(other, &vfio_device_list, global_next) {
+        if (!strcmp(other->name, vbasedev->name)) {
+            error_setg(errp, "cpr-vfork: there is the device %s already",
+                       vbasedev->name);
+            return false;
+        }
+    }
+    return cpr_vfork_inherits_device(vbasedev->iommufd ? vbasedev->name : name,
+                                     errp);
+}
+
 /*
  * A device that is opened while KVM knows of it refers to that KVM until it
  * is closed, which with hand-overs is the end of the VM: the KVM of the QEMU
@@ -187,7 +208,7 @@ static void vfio_cpr_vfork_attach_intx(VFIOPCIDevice *vdev)
          */
         event_notifier_set(&vdev->intx.unmask);
     } else {
-        vfio_pci_intx_set_handler(vdev, true);
+        vfio_pci_cpr_intx_serve(vdev);
     }
 }
 
