@@ -13,6 +13,7 @@ from host.hops import FAULT, Transfer, begin_vfork, end_vfork, vfork
 from host.intx import ACTS as INTX_ACTS
 from host.kvm import reload
 from host.outcome import gone, stopped_child, taken_back
+from host.ownership import ACTS as OWNERSHIP_ACTS
 from host.prepare import say
 from host.unplug import ACTS as UNPLUG_ACTS
 from host.vm import MACHINE, PATIENCE_S, Vm, end
@@ -123,6 +124,7 @@ def _transfer_killed(vm: Vm, to: str) -> str:
 ACTS: dict[str, Callable[..., str]] = {
     **EVENT_ACTS,
     **INTX_ACTS,
+    **OWNERSHIP_ACTS,
     **UNPLUG_ACTS,
     "vfork": _vfork,
     "rehearse": _rehearse,

@@ -56,6 +56,17 @@ def bind(device: Device) -> str:
     return address
 
 
+def open_device(address: str, number: int) -> int:
+    """Open a device of vfio-pci as what iommufd takes, under ``number``, which is returned. The next program does not inherit it
+    but by being told to.
+    """
+    name = next((_PCI / "devices" / address / "vfio-dev").iterdir()).name
+    opened = os.open(f"/dev/vfio/devices/{name}", os.O_RDWR)
+    os.dup2(opened, number, inheritable=False)
+    os.close(opened)
+    return number
+
+
 def _make_virtual(device: Device) -> None:
     own = (_PCI / "devices" / f"0000:00:{device.address:02x}.0").resolve()
     function = next(path for path in own.iterdir() if path.name.endswith(":00.0") and path.is_dir())
