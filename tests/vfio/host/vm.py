@@ -95,7 +95,7 @@ class Spec:
         by_descriptor = self.way == BY_DESCRIPTOR
         host = {"fd": descriptor(device)} if by_descriptor else {"host": self.addresses[device.name]}
         more = dict(word.split("=", 1) for word in self.more.split(",") if word)
-        return {"driver": "vfio-pci", "id": device.name, **host, **at, "rombar": 0, **backend, **more}
+        return {"driver": "vfio-pci", **host, "id": device.name, **at, "rombar": 0, **backend, **more}
 
 
 def descriptor(device: Device) -> int:
