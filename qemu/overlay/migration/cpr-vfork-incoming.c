@@ -48,6 +48,25 @@ static void G_NORETURN cpr_vfork_give_up(const char *why)
     _exit(EXIT_FAILURE);
 }
 
+/*
+ * For errors that are dealt with by undoing what was done to a device: before
+ * new QEMU has the guest, the old one runs it on that very device.  Only the
+ * kernel can close our descriptors and leave what they refer to alone.  @err
+ * may be NULL.  Returns in every other case.
+ */
+void cpr_vfork_incoming_failed(const char *what, const Error *err)
+{
+    g_autofree char *why = NULL;
+
+    if (!cpr_vfork_incoming() ||
+        cpr_vfork_owner(page) == CPR_VFORK_OWNER_NEW) {
+        return;
+    }
+    why = g_strdup_printf("%s: %s", what, err ? error_get_pretty(err) :
+                          "it would be taken from the old QEMU");
+    cpr_vfork_give_up(why);
+}
+
 static bool cpr_vfork_say(char message)
 {
     return RETRY_ON_EINTR(send(ctl_fd, &message, 1, MSG_NOSIGNAL)) == 1;

@@ -200,9 +200,12 @@ def test_every_case_has_an_act_and_devices_that_there_are() -> None:
 
 
 def test_a_case_is_left_out_where_its_devices_are_not() -> None:
-    def chosen(*devices: str) -> set[str]:
-        return {case.name for case in Plan("events", "legacy", list(devices), [], {}).chosen()}
+    def chosen(*devices: str, backend: str = "legacy") -> set[str]:
+        return {case.name for case in Plan("events", backend, list(devices), [], {}).chosen()}
 
-    assert chosen("nvme", "e1000e") == {"old-refuses", "missing-device", "rebooted", "after-reboot"}
+    two = {"old-refuses", "missing-device", "rebooted", "after-reboot", "aborted-bar"}
+    assert chosen("nvme", "e1000e") == {*two, "memlock"}
+    assert chosen("nvme", "e1000e", backend="iommufd") == {*two, "by-descriptor"}
     assert "extra-device" in chosen("nvme", "e1000e", "edu")
-    assert chosen("nvme", "edu") == {"plugged-aborted", "plugged", "plugged-back"}
+    plugged = {"unplugged-rehearsed", "unplugged-aborted", "asked-back", "replugged"}
+    assert chosen("nvme", "edu") == {"plugged-aborted", "plugged", "plugged-back", *plugged, "memlock"}

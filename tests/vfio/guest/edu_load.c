@@ -43,7 +43,8 @@
 #define ANSWER		(40 * HZ)
 
 static unsigned int slots[STATUS_SLOTS], msi[STATUS_SLOTS];
-static int slot_count, msi_count, probed;
+static int slot_count, msi_count;
+static bool taken[STATUS_SLOTS];
 module_param_array(slots, uint, &slot_count, 0444);
 module_param_array(msi, uint, &msi_count, 0444);
 
@@ -52,6 +53,7 @@ static struct status_page *page;
 struct edu {
 	void __iomem *registers;
 	struct status_slot *slot;
+	int place;
 	struct task_struct *worker;
 	struct completion interrupted;
 	u32 causes;
@@ -192,15 +194,30 @@ static int edu_probe(struct pci_dev *pci, const struct pci_device_id *id)
 
 	if (!edu)
 		return -ENOMEM;
-	if (probed >= min(slot_count, msi_count) || slots[probed] >= STATUS_SLOTS)
+	while (edu->place < slot_count && taken[edu->place])
+		edu->place++;
+	if (edu->place >= min(slot_count, msi_count) || slots[edu->place] >= STATUS_SLOTS)
 		return -EINVAL;
-	edu->slot = &page->slots[slots[probed]];
-	edu->msi = msi[probed++];
+	edu->slot = &page->slots[slots[edu->place]];
+	edu->msi = msi[edu->place];
 	error = edu_set_up(pci, edu);
 	if (error)
 		return error;
 	edu->worker = kthread_run(edu_work, edu, "edu%d", edu->irq);
-	return PTR_ERR_OR_ZERO(edu->worker);
+	if (IS_ERR(edu->worker))
+		return PTR_ERR(edu->worker);
+	taken[edu->place] = true;
+	pci_set_drvdata(pci, edu);
+	return 0;
+}
+
+/* It is unplugged, between two rounds; plugged in again it has its slot back. */
+static void edu_remove(struct pci_dev *pci)
+{
+	struct edu *edu = pci_get_drvdata(pci);
+
+	kthread_stop(edu->worker);
+	taken[edu->place] = false;
 }
 
 static const struct pci_device_id edu_ids[] = {
@@ -212,6 +229,7 @@ static struct pci_driver edu_driver = {
 	.name = "edu_load",
 	.id_table = edu_ids,
 	.probe = edu_probe,
+	.remove = edu_remove,
 };
 
 /* Never unloaded: a guest runs it until it is switched off. */

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpDeadError
 from host.events import ACTS as EVENT_ACTS
 from host.hops import FAULT, Transfer, begin_vfork, end_vfork, vfork
+from host.intx import ACTS as INTX_ACTS
 from host.kvm import reload
 from host.outcome import gone, stopped_child, taken_back
+from host.ownership import ACTS as OWNERSHIP_ACTS
 from host.prepare import say
+from host.unplug import ACTS as UNPLUG_ACTS
 from host.vm import MACHINE, PATIENCE_S, Vm, end
 
 # A hand-over that is aborted by time takes so long, of which the guest stands still.
@@ -120,6 +123,9 @@ def _transfer_killed(vm: Vm, to: str) -> str:
 
 ACTS: dict[str, Callable[..., str]] = {
     **EVENT_ACTS,
+    **INTX_ACTS,
+    **OWNERSHIP_ACTS,
+    **UNPLUG_ACTS,
     "vfork": _vfork,
     "rehearse": _rehearse,
     "abort": _abort,

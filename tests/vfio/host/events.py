@@ -10,10 +10,11 @@ from collections.abc import Callable
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
 from host.hops import FAULT, await_end, begin_vfork, end_vfork
 from host.outcome import gone, stopped_child, taken_back
-from host.vm import PATIENCE_S, Vm
+from host.vm import LOG, PATIENCE_S, Vm
 from vfiolab.devices import BY_NAME
 
 _GIVEN = "given to the new QEMU"
+_GONE = "/a-file-that-is-gone"
 
 
 def _old_refuses(vm: Vm, to: str) -> str:
@@ -35,6 +36,34 @@ def _extra_device(vm: Vm, to: str, name: str) -> str:
 def _missing_device(vm: Vm, to: str) -> str:
     """The last one, whose state the new QEMU then finds nobody for, when it has the DMA mappings of all."""
     return taken_back(begin_vfork(vm, vm.next_argv(to)[:-2]) or end_vfork(vm, to), "exited")
+
+
+def late_failure(vm: Vm, to: str) -> str:
+    """One device after the other fails in the new QEMU once it has it, and must not be taken from the guest by that."""
+    for device in vm.spec.devices:
+        own = vm.spec.device(device)
+        argv = vm.next_argv(to)
+        argv[argv.index(own)] = own.replace("rombar=0", f"romfile={_GONE}")
+        said = LOG.stat().st_size
+        complaint = taken_back(begin_vfork(vm, argv) or end_vfork(vm, to), "exited with status 1")
+        if complaint:
+            return f"{device.name}: {complaint}"
+        if _GONE not in LOG.read_text(errors="replace")[said:]:
+            return f"{device.name}: the new QEMU does not say why it failed"
+    return ""
+
+
+def _twice(vm: Vm, to: str) -> str:
+    """A device that the guest has is given to the new QEMU another time, under its own name and under another."""
+    again = vm.spec.properties(vm.spec.devices[0])
+    for name in (again["id"], "another"):
+        words = {**again, "id": name, "addr": "0x1e"}
+        more = ",".join(f"{key}={value}" for key, value in words.items()).removeprefix("driver=")
+        argv = [*vm.next_argv(to), "-device", more]
+        complaint = taken_back(begin_vfork(vm, argv) or end_vfork(vm, to), "exited with status 1")
+        if complaint:
+            return f"as {name}: {complaint}"
+    return ""
 
 
 def _reboot(vm: Vm, to: str) -> str:
@@ -65,5 +94,7 @@ ACTS: dict[str, Callable[..., str]] = {
     "old_refuses": _old_refuses,
     "extra_device": _extra_device,
     "missing_device": _missing_device,
+    "late_failure": late_failure,
+    "twice": _twice,
     "reboot": _reboot,
 }

@@ -74,7 +74,7 @@ class Host:
         """The VM that there is, when it is one for the case, else another."""
         devices = tuple(device for device in self._devices if not case.devices or device.name in case.devices)
         vm = self._vm
-        spec = Spec(devices, self._addresses, self._backend, case.plugged)
+        spec = Spec(devices, self._addresses, self._backend, case.plugged, case.properties, case.way)
         if vm and (case.on in ("", vm.build)) and vm.spec == spec and bool(vm.core) == case.cores:
             return vm
         self.close()

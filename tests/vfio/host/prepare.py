@@ -32,16 +32,17 @@ def bind_all(devices: Iterable[Device]) -> dict[str, str]:
         if device.place == "virtual":
             virtual.append(device)
         else:
-            addresses[device.name] = _bind(device)
+            addresses[device.name] = bind(device)
     for module in sorted(Path("/later").iterdir()):
         subprocess.run(["insmod", str(module)], check=True)
     for device in virtual:
         _make_virtual(device)
-        addresses[device.name] = _bind(device)
+        addresses[device.name] = bind(device)
     return addresses
 
 
-def _bind(device: Device) -> str:
+def bind(device: Device) -> str:
+    """Give one to vfio-pci. Returns its PCI address."""
     address = device.host_address()
     folder = _PCI / "devices" / address
     (folder / "driver_override").write_text("vfio-pci")
@@ -53,6 +54,17 @@ def _bind(device: Device) -> str:
         raise RuntimeError(f"{device.name} ({address}) has driver {driver}, not vfio-pci")
     say(f"{device.name}: {address}, IOMMU group {(folder / 'iommu_group').resolve().name}")
     return address
+
+
+def open_device(address: str, number: int) -> int:
+    """Open a device of vfio-pci as what iommufd takes, under ``number``, which is returned. The next program does not inherit it
+    but by being told to.
+    """
+    name = next((_PCI / "devices" / address / "vfio-dev").iterdir()).name
+    opened = os.open(f"/dev/vfio/devices/{name}", os.O_RDWR)
+    os.dup2(opened, number, inheritable=False)
+    os.close(opened)
+    return number
 
 
 def _make_virtual(device: Device) -> None:

@@ -8,16 +8,21 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
 from host.kvm import node
+from host.limits import limit
+from host.prepare import open_device
 from host.status import Status
+from vfiolab.cases import BY_DESCRIPTOR, LIMITED
 from vfiolab.devices import Device
 
 MACHINE = "pc-q35-10.2"
 MEMORY_MIB = 256
+_FIRST_DESCRIPTOR = 100
 RUN = Path("/run/vm")
 CONSOLE = RUN / "console"
 LOG = RUN / "log"
@@ -35,13 +40,16 @@ _KERNEL = (
 class Spec:
     """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``.
 
-    ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address.
+    ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address. ``more``: further
+    properties of each device, as on a command line. ``way``: how it is started (vfiolab/cases.py).
     """
 
     devices: tuple[Device, ...]
     addresses: dict[str, str]
     backend: str
     plugged: tuple[str, ...] = ()
+    more: str = ""
+    way: str = ""
 
     def at_start(self) -> list[Device]:
         """The devices that it has from its start."""
@@ -84,8 +92,15 @@ class Spec:
         """The arguments of ``device_add`` for it."""
         at = {"bus": f"port-{device.name}"} if device.name in self.plugged else {"addr": f"{device.address:#x}"}
         backend = {"iommufd": "iommufd0"} if self.backend == "iommufd" else {}
-        host = self.addresses[device.name]
-        return {"driver": "vfio-pci", "host": host, "id": device.name, **at, "rombar": 0, **backend}
+        by_descriptor = self.way == BY_DESCRIPTOR
+        host = {"fd": descriptor(device)} if by_descriptor else {"host": self.addresses[device.name]}
+        more = dict(word.split("=", 1) for word in self.more.split(",") if word)
+        return {"driver": "vfio-pci", **host, "id": device.name, **at, "rombar": 0, **backend, **more}
+
+
+def descriptor(device: Device) -> int:
+    """The number under which a QEMU that is given it as a descriptor has it."""
+    return _FIRST_DESCRIPTOR + device.slot
 
 
 def _port(device: Device) -> str:
@@ -104,7 +119,7 @@ class Vm:
         self.build = build
         self.core = core
         self.generation = 0
-        self.pid = spawn(spec.argv(build, self.socket(), node(core))).pid
+        self.pid = start(spec, spec.argv(build, self.socket(), node(core)))
         self.monitor = connect(self.socket(), self.pid)
         self.status = Status(self.pid)
 
@@ -168,9 +183,27 @@ class Vm:
         end(self.pid)
 
 
-def spawn(argv: list[str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def start(spec: Spec, argv: list[str]) -> int:
+    """Start the first process of a VM, in the way that it is to be. Returns its number."""
+    if spec.way == LIMITED:
+        return spawn(argv, preexec=limit).pid
+    if spec.way != BY_DESCRIPTOR:
+        return spawn(argv).pid
+    numbers = tuple(open_device(spec.addresses[device.name], descriptor(device)) for device in spec.devices)
+    try:
+        return spawn(argv, numbers).pid
+    finally:
+        for number in numbers:
+            os.close(number)  # a device that somebody else has open is not given to the next VM
+
+
+def spawn(
+    argv: list[str], pass_fds: tuple[int, ...] = (), preexec: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
     with open(LOG, "ab") as log:
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds)
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds, preexec_fn=preexec
+        )
 
 
 def connect(path: str, pid: int) -> QmpClient:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # By these names the emulated host has them: ours and stock, of the older and the newer series.
 OLD, NEW, STOCK_OLD, STOCK = "old", "new", "stock-old", "stock"
 ALL: tuple[str, ...] = ()
+# How a VM is started: its QEMU may lock no more memory than its limit says, or is given devices as open descriptors.
+LIMITED, BY_DESCRIPTOR = "limited", "by descriptor"
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Case:
 
     ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
     ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them
-    that are plugged in while it runs. ``spare``: what the host has besides.
+    that are plugged in while it runs. ``spare``: what the host has besides. ``properties``: what each is given besides.
+    ``way``: how the VM is started, when not like any other. ``backend``: the only one that the case is for.
     ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM. ``remaps``: the guest changes what is
     mapped for devices.
     ``complaint``: what the act is to complain of, in a pattern. ``lost``: the VM is to be lost. Both are of cases that are to go
@@ -32,6 +35,9 @@ class Case:
     devices: tuple[str, ...] = ALL
     plugged: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()
+    properties: str = ""
+    way: str = ""
+    backend: str = ""
     cores: bool = False
     remaps: bool = False
     complaint: str = ""
@@ -116,6 +122,8 @@ STOCK_CASES = (
 # that it was asked for before comes after.
 _TWO = ("nvme", "e1000e")
 _PLUGGED = ("nvme", "edu")
+_UNDONE = ("nvme", "edu", "edu-intx")
+_ALONE = ("edu",)
 EVENTS = (
     Case(
         "old-refuses",
@@ -146,6 +154,78 @@ EVENTS = (
     ),
     Case("plugged", "upgrade with a device that was plugged in", "vfork", devices=_PLUGGED, plugged=("edu",)),
     Case("plugged-back", "back to the old build", "vfork", to=OLD, devices=_PLUGGED, plugged=("edu",)),
+    Case(
+        "late-failure",
+        "aborted: a device of the new QEMU fails once it has it",
+        "late_failure",
+        on=OLD,
+        devices=_UNDONE,
+    ),
+    Case("twice", "aborted: a device is given to the new QEMU twice", "twice", devices=_UNDONE),
+    Case("after-failures", "upgrade after that", "vfork", devices=_UNDONE),
+    Case(
+        "unplugged-rehearsed",
+        "the only device is unplugged after a rehearsal, and plugged in again",
+        "unplug",
+        ("rehearsal",),
+        on=OLD,
+        devices=_ALONE,
+        plugged=_ALONE,
+        remaps=True,
+    ),
+    Case(
+        "unplugged-aborted",
+        "the same after an upgrade that was aborted in the pause",
+        "unplug",
+        ("loaded:kill",),
+        devices=_ALONE,
+        plugged=_ALONE,
+        remaps=True,
+    ),
+    Case(
+        "asked-back",
+        "the host takes the device back, after it has failed in a new QEMU",
+        "ask_back",
+        devices=_ALONE,
+        plugged=_ALONE,
+        remaps=True,
+    ),
+    Case("replugged", "upgrade after that", "vfork", devices=_ALONE, plugged=_ALONE),
+    Case(
+        "intx-pending",
+        "upgrades of a guest that stands still with an interrupt that QEMU itself has raised",
+        "intx_pending",
+        on=OLD,
+        devices=("edu-intx",),
+        properties="x-no-kvm-intx=on",
+    ),
+    Case("intx-after", "upgrade after that", "vfork", devices=("edu-intx",), properties="x-no-kvm-intx=on"),
+    Case(
+        "aborted-bar",
+        "aborted: the new QEMU cannot map the registers of a device",
+        "abort",
+        ("bar-mapped:fail",),
+        on=OLD,
+        devices=_TWO,
+    ),
+    Case(
+        "memlock",
+        "upgrades of a VM whose limit of locked memory was lowered",
+        "memlock",
+        on=OLD,
+        devices=("nvme",),
+        way=LIMITED,
+        backend="legacy",
+    ),
+    Case(
+        "by-descriptor",
+        "upgrade of a VM that was given its device as a descriptor, whose first KVM must go",
+        "by_descriptor",
+        on=OLD,
+        devices=("nvme",),
+        way=BY_DESCRIPTOR,
+        backend="iommufd",
+    ),
 )
 SOAK = (Case("soak", "upgrades back and forth, one after the other", "soak", on=OLD),)
 CASES = {"vfork": VFORK, "events": EVENTS, "stock": STOCK_CASES, "soak": SOAK}

@@ -40,11 +40,12 @@ class Plan:
     arguments: dict[str, list[str]]
 
     def chosen(self) -> list[Case]:
-        """The cases, but for those whose devices are not there, and those on a core of KVM where there is none: the kernel
-        that has iommufd is of a series that cores are not made for.
+        """The cases, but for those whose devices are not there, and those on a core of KVM where there is none (the kernel
+        that has iommufd is of a series that cores are not made for), and those for another backend.
         """
         known = [case for case in CASES[self.suite] if not self.cases or case.name in self.cases]
         known = [case for case in known if not case.cores or self.backend in WITH_CORES]
+        known = [case for case in known if case.backend in ("", self.backend)]
         return [case for case in known if {*case.devices, *case.spare} <= set(self.devices)]
 
 

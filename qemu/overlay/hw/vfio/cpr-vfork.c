@@ -27,74 +27,8 @@
 #include "migration/cpr-vfork.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
-#include "system/address-spaces.h"
 #include "system/kvm.h"
 #include "trace.h"
-
-/************************************************************************/
-/* What is refused */
-
-static const char *vfio_cpr_vfork_refuse(VFIODevice *vbasedev)
-{
-    VFIOPCIDevice *vdev = vfio_pci_from_vfio_device(vbasedev);
-
-    if (!vdev || !object_dynamic_cast(OBJECT(vdev), TYPE_VFIO_PCI)) {
-        return "is not a PCI device of the host";
-    }
-    if (vbasedev->mdev) {
-        return "is a mediated device, whose driver is bound to the KVM that "
-               "the old QEMU has";
-    }
-    if (vbasedev->bcontainer->space->as != &address_space_memory) {
-        return "is behind a virtual IOMMU, with which this was never tried";
-    }
-    if (vbasedev->migration) {
-        return "has a driver that can migrate it, and would stop it in the "
-               "pause: give it enable-migration=off";
-    }
-    if (vdev->dpy) {
-        return "has a display";
-    }
-    if (vdev->vga || vdev->igd_opregion) {
-        return "is the graphics card of the VM with its legacy ranges";
-    }
-    return NULL;
-}
-
-static bool vfio_cpr_vfork_check(Error **errp)
-{
-    VFIODevice *vbasedev;
-
-    QLIST_FOREACH(vbasedev, &vfio_device_list, global_next) {
-        const char *why = vfio_cpr_vfork_refuse(vbasedev);
-
-        if (why) {
-            error_setg(errp, "cpr-vfork: the VFIO device %s %s",
-                       vbasedev->name, why);
-            return false;
-        }
-    }
-    return true;
-}
-
-/*
- * A device that is opened while KVM knows of it refers to that KVM until it
- * is closed, which with hand-overs is the end of the VM: the KVM of the QEMU
- * that opened it, and the module that it is of, would stay.  The kernel's own
- * driver has no use for it.  Others may.
- */
-bool vfio_cpr_vfork_opens_without_kvm(VFIODevice *vbasedev)
-{
-    g_autofree char *driver = NULL, *link = NULL;
-
-    if (!kvm_enabled() || cpr_is_incoming() || !vbasedev->sysfsdev ||
-        vbasedev->mdev) {
-        return false;
-    }
-    link = g_strdup_printf("%s/driver", vbasedev->sysfsdev);
-    driver = realpath(link, NULL);
-    return driver && g_str_has_suffix(driver, "/vfio-pci");
-}
 
 /************************************************************************/
 /* Interrupts */
@@ -187,7 +121,7 @@ static void vfio_cpr_vfork_attach_intx(VFIOPCIDevice *vdev)
          */
         event_notifier_set(&vdev->intx.unmask);
     } else {
-        vfio_pci_intx_set_handler(vdev, true);
+        vfio_pci_cpr_intx_serve(vdev);
     }
 }
 
@@ -246,6 +180,10 @@ static bool vfio_cpr_vfork_detach(Error **errp)
 {
     VFIODevice *vbasedev;
 
+    /* It may have been lowered since it was asked for */
+    if (!vfio_cpr_vfork_check_limit(errp)) {
+        return false;
+    }
     QLIST_FOREACH(vbasedev, &vfio_device_list, global_next) {
         if (!vfio_cpr_vfork_detach_irqs(vfio_pci_from_vfio_device(vbasedev),
                                         errp)) {

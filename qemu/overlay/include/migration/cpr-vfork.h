@@ -80,6 +80,7 @@ bool cpr_vfork_incoming(void);
 void cpr_vfork_incoming_ready(void);
 void cpr_vfork_incoming_loaded(void);
 void cpr_vfork_incoming_running(void);
+void cpr_vfork_incoming_failed(const char *what, const Error *err);
 
 /* The process of the VM; see migration/cpr-vfork-process.c */
 bool cpr_vfork_check_parent(Error **errp);
