@@ -171,7 +171,7 @@ def test_the_rulebook_lets_no_stranger_and_no_path_in() -> None:
     (source,) = ruleset["sources"]
     assert (
         source["eda.builtin.webhook"]["token"] == "{{ eda_token }}"
-    ), "without a default: it does not start without one"
+    ), "without a default: nobody is let in without one"
     (rule,) = ruleset["rules"]
     pattern = re.search(r'regex\("(.*)"\)', rule["condition"])
     assert pattern is not None

@@ -7,6 +7,7 @@ python3 waves.py PRIVATE_DATA_DIR BUILD     the directory has `inventory`, and `
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ GOES_ON = "wave_done"
 
 def play(directory: Path, name: str, **variables: Any) -> int:
     """Run a playbook of the collection and return its exit status."""
-    return int(
-        ansible_runner.run(private_data_dir=str(directory), playbook=f"vmm.live_upgrade.{name}", extravars=variables).rc
-    )
+    # Not as extravars: ansible-runner keeps those in the directory, and would give them to the next run, too.
+    options = shlex.join(["-e", json.dumps(variables)])
+    run = ansible_runner.run(private_data_dir=str(directory), playbook=f"vmm.live_upgrade.{name}", cmdline=options)
+    return int(run.rc)
 
 
 def main() -> int:
