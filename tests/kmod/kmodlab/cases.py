@@ -51,7 +51,7 @@ CASES = (
         "memory guarded, none left after unload",
         ("stock", "two", "control"),
         limit_s=300,
-        arguments="slab_debug=FZPU",
+        arguments="slub_debug=FZPU",
         one_thread=True,
         fault="lost memory, by code that has gone",
     ),

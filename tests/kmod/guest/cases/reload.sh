@@ -27,7 +27,7 @@ while [ $round -le 100 ]; do
     clock loaded
     # shellcheck disable=SC2154  # set by clock
     unloading=$((unloading + unloaded - began)) loading=$((loading + loaded - unloaded))
-    [ $((round % 10)) != 0 ] || vmload "$NODE_2" 0.3 0xb002 "$LAST_CPU" || fail "no VM, round $round"
+    [ $((round % 10)) != 0 ] || vmload "$NODE_2" 2 0xb002 "$LAST_CPU" || fail "no VM, round $round"
     # what is made once only has been made by then
     [ $round != 20 ] || before=$(memory_kb)
     round=$((round + 1))
