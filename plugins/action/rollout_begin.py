@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.controller_action import ControllerAction
@@ -43,6 +44,13 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status im
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.targets import find_targets, journal_to_undo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.waves import plan_waves
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import (
+    ALWAYS,
+    AUTO,
+    NEVER,
+    begin_watch,
+    require_watch,
+)
 
 _CALLBACK = "vmm.live_upgrade.progress"
 
@@ -70,6 +78,7 @@ class ActionModule(ControllerAction):
         "refused_vms": {"type": "str", "choices": list(POLICIES), "default": STOP},
         "plan": {"type": "path"},
         "resume": {"type": "path"},
+        "watch": {"type": "str", "choices": [AUTO, ALWAYS, NEVER], "default": AUTO},
         "accept_wave": {"type": "int"},
         "shard": {"type": "dict", "options": shards.SPEC},
     }
@@ -87,6 +96,8 @@ class ActionModule(ControllerAction):
             arguments["shard"]["store"] = str(Path(arguments["shard"]["store"]).absolute())
         if arguments["resume"]:
             return self._go_on(Journal(Path(arguments["resume"])), arguments, task_vars)
+        if not self.is_plan:
+            require_watch(arguments["watch"], _has_ssh(arguments["hosts"], task_vars))
         gate = parse_policy(arguments["gate"]).to_dict()
         targets, defaults, cores = find_targets(arguments)
         plan = require_unchanged(Path(arguments["plan"]), arguments["hosts"], task_vars) if arguments["plan"] else None
@@ -133,6 +144,7 @@ class ActionModule(ControllerAction):
             undone.append("undone", by=rollout_id)
         write_status(report, RUNNING, "it has begun", rollout_id, 0)
         self._announce(begin, waves, journal)
+        self._watch(arguments, journal, task_vars)
         ways_back = {"targets": targets, "defaults": defaults, "cores": cores}
         return _result(begin, journal, waves if plan else None, begin, ways_back)
 
@@ -162,7 +174,20 @@ class ActionModule(ControllerAction):
         first = begin["waves"].index(waves[0]) if waves else None
         write_status(report_path(begin, journal.path), RUNNING, "it was gone on with", begin["rollout_id"], first)
         self._announce(begin, waves, journal)
+        self._watch(arguments, journal, task_vars)
         return _result(begin, journal, waves, run, {})
+
+    def _watch(self, arguments: dict[str, Any], journal: Journal, task_vars: dict[str, Any]) -> None:
+        """A roll-back by command is done when it is told to have worked: there is no soak that something could show in."""
+        if self.is_plan or arguments["kind"] != "upgrade":
+            return
+        has_ssh = _has_ssh(arguments["hosts"], task_vars)
+        try:
+            reason = begin_watch(arguments["watch"], journal.path, os.getppid(), has_ssh)
+        except AnsibleError:
+            lock.release(journal.begin()["rollout_id"])
+            raise
+        self.say(f"  not watched: {reason}" if reason else "  watched over ssh, see docs/rollout.md")
 
     def _announce(self, begin: Event, waves: list[list[str]], journal: Journal) -> None:
         target = " and ".join(filter(None, (begin["build_id"] or "the builds before", begin["kvm_build_id"])))
@@ -287,6 +312,12 @@ def _addresses(hosts: list[str], task_vars: Mapping[str, Any]) -> dict[str, str]
         variables = task_vars["hostvars"][host]
         addresses[host] = f"{variables.get('ansible_host', host)}:{variables.get('ansible_port', 22)}"
     return addresses
+
+
+def _has_ssh(hosts: list[str], task_vars: Mapping[str, Any]) -> bool:
+    default = context.CLIARGS.get("connection") or "ssh"
+    kinds = {str(task_vars["hostvars"][host].get("ansible_connection", default)) for host in hosts}
+    return bool(kinds & {"ssh", "ansible.builtin.ssh", "smart"})
 
 
 def _warnings() -> list[str]:

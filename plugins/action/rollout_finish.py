@@ -23,6 +23,8 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report im
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import release
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import write_status_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import end_watch
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import read_watch
 
 
 class ActionModule(ControllerAction):
@@ -42,7 +44,8 @@ class ActionModule(ControllerAction):
             pause = pause_of(events)
             journal.append("finish", paused=pause and pause["reason"])
             events = journal.read()
-        report = build_report(events, aborted=not is_finished(events))
+        watch = read_watch(journal.path) if ended else end_watch(journal.path)
+        report = build_report(events, aborted=not is_finished(events), watch=watch)
         outputs = outputs_of(events[0], journal.path)
         if not ended or not path.is_file():
             write_report(report, path)

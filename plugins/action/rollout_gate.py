@@ -25,6 +25,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render im
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import accepted_waves
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard, StoreError, tally
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import PERSON
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import leave, look_now
 
 
 class ActionModule(ControllerAction):
@@ -50,7 +51,8 @@ class ActionModule(ControllerAction):
         begin = events[0]
         hosts = begin["waves"][wave]
         records = {event["host"]: event for event in events if event["event"] == "host"}
-        look = Look() if self.is_plan else look_at(events, wave)
+        so_far = [host for hosts in begin["waves"][: wave + 1] for host in hosts]
+        look = Look() if self.is_plan else look_at(events, wave, look_now(journal.path, so_far))
         gate = judge(hosts, records, begin["downtime_budget_ms"], look)
         then = next_step(gate.verdict, look.policy, begin["waves"], wave, accepted=wave in accepted_waves(events))
         judged = journal.append("gate", wave=wave, gate={**gate.to_dict(), "then": then})
@@ -58,6 +60,8 @@ class ActionModule(ControllerAction):
             journal.append("paused", wave=wave, waits_for=PERSON, reason=_question(begin["rollout_id"], wave))
         shard = None if self.is_plan else Shard.of(events)
         told = _counted(shard, [*events, judged]) if shard else ""
+        if then == "go_on" and not self.is_plan:
+            leave(journal.path, so_far)
 
         stop = then in ("stop", "pause") and not self.is_plan
         undo = stop and then == "stop" and arguments["rollback"] == "auto" and begin["kind"] == "upgrade"

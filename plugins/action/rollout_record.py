@@ -19,6 +19,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.turn impo
     record_turn,
     start_turn,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import watch_host
 
 _ANSWERS = tuple(field.name for field in fields(Answers) if field.name != "failure")
 _SAID = {"host": "", "rollback": "roll-back ", "settled": "KVM cores "}
@@ -29,7 +30,7 @@ class ActionModule(ControllerAction):
 
     ARGUMENT_SPEC = {
         "journal": {"type": "path", "required": True},
-        "event": {"type": "str", "choices": ["started", "soaked", *_SAID], "required": True},
+        "event": {"type": "str", "choices": ["started", "soaked", "watched", *_SAID], "required": True},
         "failure": {"type": "dict", "default": {}},
         "turn": {"type": "dict", "default": {}},
         **{name: {"type": "dict", "default": {}} for name in _ANSWERS},
@@ -44,6 +45,10 @@ class ActionModule(ControllerAction):
             started = start_turn(journal, host, run, [str(name) for name in task_vars["ansible_play_batch"]])
             self.say(f"[wave {started['wave']}] {host}: starts")
             return {"record": started}
+        if arguments["event"] == "watched":
+            other = str(self._task.delegate_to or host)
+            watch_host(journal.path, other, self._connection, arguments["health_before"])
+            return {"record": {}}
         if arguments["event"] == "soaked":
             return {"record": self._soaked(host, arguments, journal, run)}
         answers = Answers(**{name: arguments[name] for name in (*_ANSWERS, "failure")})

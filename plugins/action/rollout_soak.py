@@ -16,6 +16,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.gate impo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import Journal
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import lasted_s, look_at
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import look_now
 
 
 class ActionModule(ControllerAction):
@@ -31,7 +32,7 @@ class ActionModule(ControllerAction):
         begin = events[0]
         waves = begin["waves"]
         records = {event["host"]: event for event in events if event["event"] == "host"}
-        look = look_at(events, wave)
+        look = look_at(events, wave, None if self.is_plan else look_now(journal.path, waves[wave]))
         soak_s = look.policy.soak_s
         # One that has soaked is not kept waiting again when its wave is entered once more.
         hosts = [
@@ -53,5 +54,6 @@ class ActionModule(ControllerAction):
         shard = Shard.of(events)
         if shard:
             shard.renew(for_s=float(left_s))
+        journal.append("soaks", wave=wave, soak_s=left_s, hosts=hosts)
         self.say(f"[wave {wave}] soaks for {left_s} s: {', '.join(hosts)}")
         return {"soak_s": left_s, "hosts": hosts}

@@ -23,6 +23,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.turn impo
     start_turn,
     take_turn,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import watch_host, watch_vms
 
 _COLLECTION = "vmm.live_upgrade"
 _DEFAULT_STATE_DIR = "/var/lib/vmm-live-upgrade"
@@ -75,11 +76,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 seen = {"health_before": answers.health_before, "kvm_load": answers.kvm_load}
                 verdicts = verdicts_to_keep(answers.preflight)
                 journal.append("looked", host=host, wave=journal.wave_of(host), run=run, preflight=verdicts, **seen)
+                watch_vms(journal.path, host, answers.health_before)
 
         try:
             if journal:
                 started = start_turn(journal, host, run, [str(name) for name in self._task_vars["ansible_play_batch"]])
                 self._display.display(f"[wave {started['wave']}] {host}: starts")
+                # A turn that goes on after a cut does not look again.
+                watch_host(journal.path, host, self._connection, arguments["looked"].get("health_before") or {})
             if arguments["shard"] and not self._task.check_mode:
                 self._renew(Shard.from_dict(arguments["shard"]))
             answers = take_turn(self._call, asked, arguments["looked"], note, bool(self._task.check_mode))

@@ -61,6 +61,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.render im
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.report import build_report
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import release
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.terminal import StatusBlock
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import end_watch
 
 _BETWEEN_LINES_S = 30.0
 
@@ -119,7 +120,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
             return
         journal.append("aborted", run=self._pid)
         events = journal.read()
-        report = build_report(events, aborted=True)
+        report = build_report(events, aborted=True, watch=end_watch(journal_path))
         path = report_path(events[0], journal.path)
         write_report(report, path)
         lock.release(report["rollout_id"])

@@ -63,6 +63,16 @@ class QmpEvent:
     data: dict[str, Any]
     timestamp_us: int
 
+    @classmethod
+    def of(cls, message: dict[str, Any]) -> QmpEvent:
+        """Return the event that a message of QEMU tells of."""
+        stamp = message.get("timestamp") or {}
+        return cls(
+            name=str(message["event"]),
+            data=message.get("data") or {},
+            timestamp_us=int(stamp.get("seconds", 0)) * 1_000_000 + int(stamp.get("microseconds", 0)),
+        )
+
 
 class QmpClient:
     """One negotiated QMP session. Not thread-safe; every call has a deadline."""
@@ -135,7 +145,7 @@ class QmpClient:
         while True:
             message = self._next_message(deadline, f"an answer to {command}")
             if "event" in message:
-                self._events.append(_event(message))
+                self._events.append(QmpEvent.of(message))
             elif message.get("id") != self._next_id:
                 continue  # the late answer to a command whose caller gave up
             elif "error" in message:
@@ -157,7 +167,7 @@ class QmpClient:
                     return event
             message = self._next_message(deadline, f"event {' or '.join(sorted(names))}")
             if "event" in message:
-                self._events.append(_event(message))
+                self._events.append(QmpEvent.of(message))
 
     def drain_events(self) -> list[QmpEvent]:
         """Return what has arrived so far, without waiting. Raises ``QmpDeadError`` when the peer closed."""
@@ -166,7 +176,7 @@ class QmpClient:
         while b"\n" in self._buffer:
             message = self._next_message(0, "")
             if "event" in message:
-                self._events.append(_event(message))
+                self._events.append(QmpEvent.of(message))
         events = list(self._events)
         self._events.clear()
         return events
@@ -234,15 +244,6 @@ class QmpClient:
         if exc is None or isinstance(exc, (BrokenPipeError, ConnectionResetError)):
             return QmpDeadError(f"{self._label}: QEMU closed the connection")
         return QmpDeadError(f"{self._label}: {os.strerror(exc.errno or errno.EIO)}")
-
-
-def _event(message: dict[str, Any]) -> QmpEvent:
-    stamp = message.get("timestamp", {})
-    return QmpEvent(
-        name=str(message["event"]),
-        data=message.get("data", {}),
-        timestamp_us=int(stamp.get("seconds", 0)) * 1_000_000 + int(stamp.get("microseconds", 0)),
-    )
 
 
 def _connect(path: str, timeout_s: float) -> socket.socket:

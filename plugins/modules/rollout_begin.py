@@ -120,6 +120,15 @@ options:
       - Journal of a rollout whose run was cut or is to be gone on with. What is left of it is, under the same id. All else but
         the hosts is taken from there, and the report goes beside the folder of the journal.
     type: path
+  watch:
+    description:
+      - Whether a watcher beside the rollout keeps an ssh session to each host in its turn and soak, and records what QEMU tells
+        and whether the hosts can be reached.
+      - With V(auto) where the Python package C(paramiko) is there and hosts are reached by ssh. With V(always) the rollout does
+        not begin without it.
+    type: str
+    choices: [auto, always, never]
+    default: auto
   accept_wave:
     description:
       - With O(resume), the wave that waits for a person and that this person lets pass without proof.

@@ -26,9 +26,10 @@ options:
     description:
       - What to record. V(started) that the host's turn begins, V(host) how it went, V(soaked) how its VMs were a while later,
         V(rollback) how its roll-back went, V(settled) what became of its KVM cores once its wave was judged. What
-        M(vmm.live_upgrade.rollout_turn) does is recorded by itself.
+        M(vmm.live_upgrade.rollout_turn) does is recorded by itself. V(watched) records nothing, but has the host that the task is
+        delegated to watched again, whose turn an earlier run recorded.
     type: str
-    choices: [started, soaked, host, rollback, settled]
+    choices: [started, soaked, watched, host, rollback, settled]
     required: true
   failure:
     description:
@@ -47,7 +48,7 @@ options:
     default: {}
   health_before:
     description:
-      - What M(vmm.live_upgrade.vm_health) returned before.
+      - What M(vmm.live_upgrade.vm_health) returned before. With O(event=started) where a turn goes on that was cut after it.
     type: dict
     default: {}
   upgrade:
@@ -111,7 +112,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 record:
-  description: The entry in the journal.
+  description: The entry in the journal, empty for V(watched).
   returned: success
   type: dict
 """

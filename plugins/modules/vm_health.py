@@ -140,6 +140,12 @@ vms:
       description: What the serial log says since the baseline of lockups, jumps of time, crashes and failing disks.
       type: list
       elements: dict
+    monitors:
+      description:
+        - Its QMP monitors on UNIX sockets, each with C(path), C(state) (V(ok), V(busy), V(dead)) and C(on_host), which says
+          whether the host sees the socket by that path, too.
+      type: list
+      elements: dict
     unasked:
       description: What could not be found out, and why.
       type: list

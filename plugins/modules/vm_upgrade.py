@@ -16,6 +16,8 @@ description:
   - One call takes all VMs of the host and works through them. The work is done by an engine that is detached from this
     session, keeps a journal on disk, and is attached to, finished or undone when the module is called again.
   - A VM whose upgrade fails before the new process runs the guest goes on running in the old process.
+  - The variable C(vmm_rollout_journal) names the journal, on the controller, of the rollout that this is part of. What came of a
+    VM is in it as soon as it is known.
   - A VM that runs the build already, and is on the KVM that was asked for, is left alone.
 options:
   build_id:

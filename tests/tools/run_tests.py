@@ -54,6 +54,7 @@ STEPS = [
             *("tests/integration/lab", "tests/integration/lab_kvm"),
             *("tests/bench", "tests/unit/bench", "tests/integration/bench"),
             *("tests/integration/load", "tests/integration/qemu", "tests/integration/report"),
+            *("tests/integration/watch", "tests/unit/watch"),
         ),
     ),
     # by itself: its run.py would be a second one

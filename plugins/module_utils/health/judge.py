@@ -60,6 +60,15 @@ class SerialPosition:
     offset: int
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """A QMP monitor: the path of its socket, ``ok``, ``busy`` or ``dead``, and whether the host sees it by that path, too."""
+
+    path: str
+    state: str
+    on_host: bool
+
+
 @dataclass
 class Snapshot:
     """A VM's health as it was seen. Null or empty means that nobody asked, not that all is well.
@@ -79,6 +88,7 @@ class Snapshot:
     answers: dict[str, Answer] = field(default_factory=dict)
     serial: SerialPosition | None = None
     complaints: list[Problem] = field(default_factory=list)
+    monitors: list[Monitor] = field(default_factory=list)
     unasked: list[Problem] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import Liv
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.health import probes, serial
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.health.judge import (
     Disk,
+    Monitor,
     Problem,
     Snapshot,
     Vcpu,
@@ -115,6 +116,7 @@ def _report(snapshot: Snapshot, before: Mapping[str, Any] | None) -> dict[str, A
 def _look(vm: Vm, probe: Probe, before: Mapping[str, Any] | None, limits: Limits) -> Snapshot:
     """Look at one VM. What prevents one check is that check's problem, the others are made all the same."""
     snapshot = Snapshot(vm.name, vm.pid, vm.build_id)
+    snapshot.monitors = [Monitor(e.path, e.state, _is_on_host(vm.pid, e.path)) for e in vm.qmp_endpoints]
     try:
         _look_at_serial(snapshot, probe, before)
         _look_inside(snapshot, vm, probe, limits)
@@ -161,6 +163,14 @@ def _ask(snapshot: Snapshot, vm: Vm, probe: Probe, limits: Limits) -> None:
         snapshot.answers["tcp"] = probes.tcp(str(probe["tcp"]["host"]), int(probe["tcp"]["port"]), limits.probe_s)
     if probe.get("command"):
         snapshot.answers["command"] = probes.command([str(word) for word in probe["command"]], limits.probe_s)
+
+
+def _is_on_host(pid: int, path: str) -> bool:
+    """Whether ``path`` is the same file for the host as for the process, which may have a mount namespace of its own."""
+    try:
+        return os.path.samefile(path, f"/proc/{pid}/root{path}")
+    except OSError:
+        return False
 
 
 def _monitor(vm: Vm, timeout_s: float) -> QmpClient:

@@ -21,6 +21,8 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import (
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.facts import QmpEndpoint
 
 CONNECT_S = 5.0
+# A QEMU that has just answered at another monitor greets in no time, unless somebody holds this one.
+HELD_S = 1.0
 ANSWER_S = 15.0
 TOTAL_S = 30.0
 _TREE_LINE = re.compile(r"^\s*/.* \((.+)\)\r?$", re.MULTILINE)
@@ -96,7 +98,7 @@ def device_types(client: QmpClient) -> set[str]:
 
 def _try_endpoint(pid: int, path: str, answers: Answers) -> QmpEndpoint:
     try:
-        with connect(pid, path) as client:
+        with connect(pid, path, HELD_S if answers.asked else CONNECT_S) as client:
             if not answers.asked:
                 answers.asked = True
                 put_questions(client, answers)

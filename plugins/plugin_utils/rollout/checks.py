@@ -119,6 +119,23 @@ def health_told(worse: int, vms: int, fails: bool, unsoaked: Sequence[str], soak
     )
 
 
+def watch_told(text: str, vms: int) -> Check:
+    """How well the wave was watched. What was seen that stops a rollout is a hard stop."""
+    return Check(
+        check="watch",
+        subject=ALL,
+        verdict=PASS,
+        n=vms,
+        unit=VM,
+        observed=None,
+        bound=None,
+        limit=None,
+        confidence=None,
+        n_needed=None,
+        text=text,
+    )
+
+
 def failure_rate(wave: Sample, so_far: Sample, limit: float, confidence: float) -> Check:
     """The rate has to be shown to be at most ``limit``; see ``_decide``."""
     found = _decide(wave, so_far, limit, confidence)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import GOOD_OUTCOMES, is_good
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import Watch
 
 Record = Mapping[str, Any]
 
-HOST, OUTCOME, PAUSE, HEALTH = "host", "outcome", "pause", "health"
+HOST, OUTCOME, PAUSE, HEALTH, WATCH = "host", "outcome", "pause", "health", "watch"
 
 _HARD_OUTCOMES = {"lost": "the guest is lost", "failed": "its state is not clear, so who runs the guest is not"}
 _HARD_CHECKS = {
@@ -53,6 +54,16 @@ def find(hosts: Sequence[str], records: Mapping[str, Record], downtime_budget_ms
         *(finding for host, vm in vms for finding in _of_outcome(host, vm)),
         *(finding for host, vm in vms for finding in _of_pause(host, vm, downtime_budget_ms)),
         *(finding for host, vm in vms for finding in _of_health(host, vm)),
+    ]
+
+
+def find_watched(hosts: Sequence[str], records: Mapping[str, Record], watch: Watch | None) -> list[Finding]:
+    """Return what the watcher saw of VMs that were upgraded and that stops a rollout."""
+    return [
+        Finding(WATCH, host, vm["name"], f"{host}/{vm['name']}: {event.text}, at {event.host_at}", event.hard)
+        for host, vm in (vms_of(hosts, records) if watch else [])
+        if watch and vm["outcome"] == "upgraded"
+        for event in watch.hard_events(host, vm["name"])
     ]
 
 

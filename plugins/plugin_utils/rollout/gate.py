@@ -30,12 +30,14 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.checks im
     hard_stop,
     health_told,
     minimum,
+    watch_told,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.findings import (
     Finding,
     Record,
     budget_of,
     find,
+    find_watched,
     is_over_budget,
     outcome_of,
     vms_of,
@@ -44,6 +46,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look impo
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records import UNMOVED_OUTCOMES, groups_before
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.sample import Sample, sample_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import summary
 
 __all__ = [
     "FAIL",
@@ -154,14 +157,16 @@ class _Wave:
         self._vms = vms_of(hosts, records)
         self._counted_vms = [(host, vm) for host, vm in self._vms if vm["outcome"] != LEFT_OUT]
         self._moved = [(host, vm) for host, vm in self._vms if vm["outcome"] not in UNMOVED_OUTCOMES]
-        self._found = find(hosts, records, downtime_budget_ms)
+        # Waves that grew are judged with this one, and watched until then.
+        watched = find_watched([*look.earlier, *hosts], records, look.watch)
+        self._found = [*find(hosts, records, downtime_budget_ms), *watched]
         # The doubt that is allowed for the whole rollout is shared by its looks, one per wave: what is shown once by chance
         # would be shown the more likely the more often one looks.
         self._confidence = 1 - (1 - self._policy.confidence) / look.looks
 
     def checks(self) -> list[Check]:
         """Return all checks, those first that stop a rollout by themselves."""
-        found = [self._hard_stop(), self._failures(), self._health(), *self._downtimes()]
+        found = [self._hard_stop(), self._failures(), self._health(), *self._watched(), *self._downtimes()]
         so_far = [*self._look.earlier, *self._hosts]
         moved = sum(vm["outcome"] not in UNMOVED_OUTCOMES for _host, vm in vms_of(so_far, self._records))
         if 0 < moved < self._policy.min_vms:
@@ -227,6 +232,13 @@ class _Wave:
         upgraded = {host for host, vm in self._moved if vm["outcome"] == "upgraded"}
         unsoaked = sorted(host for host in upgraded if soaked.get(host, 0.0) < self._policy.soak_s)
         return health_told(worse, len(self._vms), judged_here, unsoaked, self._policy.soak_s)
+
+    def _watched(self) -> list[Check]:
+        """A lost connection is told and stops nothing: that the host can be reached is seen by its turn and its looks."""
+        if self._look.watch is None:
+            return []
+        vms = [(host, str(vm["name"])) for host, vm in self._vms]
+        return [watch_told(summary(self._look.watch, self._hosts, vms), len(vms))]
 
     def _downtimes(self) -> list[Check]:
         found = []

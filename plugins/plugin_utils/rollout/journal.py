@@ -76,7 +76,14 @@ class Journal:
         So is what a run says of hosts (``run``, its process) after another one has taken the rollout over.
         """
         self.begin()
-        return _of_their_run(_parse(self.path.read_bytes().splitlines()))
+        return _of_their_run(self.events())
+
+    def events(self) -> list[Event]:
+        """Return all whole events of a file that need not be the journal of a rollout; none where there is no file."""
+        try:
+            return _parse(self.path.read_bytes().splitlines())
+        except FileNotFoundError:
+            return []
 
 
 def utc_now() -> str:

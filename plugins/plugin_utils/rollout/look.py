@@ -17,6 +17,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.policy im
     GatePolicy,
     parse_policy,
 )
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import Watch
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Look:
     ``earlier``: the hosts of the waves before. ``looks``: how many waves there are in all, each of which is judged once.
     ``soaked_s``: per host for how long its VMs ran before the last look at their health. ``others``: whether VMs on hosts that
     were yet to be upgraded got worse while a wave ran, per wave and host; ``has_others``: whether some were looked at with
-    this wave.
+    this wave. ``watch``: what the watcher saw, None where nobody watches.
     """
 
     policy: GatePolicy = field(default_factory=GatePolicy)
@@ -35,10 +36,11 @@ class Look:
     soaked_s: Mapping[str, float] = field(default_factory=dict)
     others: Mapping[str, Sequence[bool]] = field(default_factory=dict)
     has_others: bool = False
+    watch: Watch | None = None
 
 
-def look_at(events: Sequence[Event], wave: int) -> Look:
-    """Return from the journal what is needed to judge ``wave``."""
+def look_at(events: Sequence[Event], wave: int, watch: Watch | None = None) -> Look:
+    """Return from the journal what is needed to judge ``wave``, with what the watcher saw."""
     begin = events[0]
     others = [event for event in events if event["event"] == "others" and event["wave"] <= wave]
     return Look(
@@ -52,6 +54,7 @@ def look_at(events: Sequence[Event], wave: int) -> Look:
             for host, vms in event["hosts"].items()
         },
         has_others=any(event["wave"] == wave and any(event["hosts"].values()) for event in others),
+        watch=watch,
     )
 
 

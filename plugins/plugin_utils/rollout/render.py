@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.cores import changed_core
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.words import sentence, unwatched
 
 Report = Mapping[str, Any]
 
@@ -28,7 +29,7 @@ def render_table(report: Report) -> str:
         for wave in report["waves"]
     ]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
-    told = [*_core_lines(report), *_left_out_lines(report), *_warning_lines(report)]
+    told = [*_core_lines(report), *_left_out_lines(report), *_warning_lines(report), *_watch_lines(report)]
     lines += ["", *told] if told else []
     lines += ["", summary_line(report["summary"])]
     return "\n".join(lines)
@@ -120,6 +121,15 @@ def _left_out_lines(report: Report) -> list[str]:
 def _warning_lines(report: Report) -> list[str]:
     """One line for each thing to know of a VM that neither stopped it nor, in a plan, would."""
     return [f"note on {vm['host']}/{vm['name']}: {text}" for vm in report["vms"] for text in vm.get("warnings") or []]
+
+
+def _watch_lines(report: Report) -> list[str]:
+    """How well the rollout was watched, and each reason for which something was not."""
+    watch = report.get("watch")
+    if watch is None:
+        return []
+    lines = [f"not watched, {reason}: {', '.join(names)}" for reason, names in unwatched(watch).items()]
+    return [f"watch: {sentence(watch)}", *lines]
 
 
 def _rows(report: Report) -> Sequence[tuple[str, ...]]:

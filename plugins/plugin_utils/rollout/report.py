@@ -24,12 +24,13 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.records i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.refusals import LEFT_OUT
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.resume import is_finished, pause_of
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.status import ASKED, WINDOW, status_of
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import Watch, read_watch
 
 SCHEMA = 1
 
 
-def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
-    """Return the report of the rollout told by ``events``.
+def build_report(events: Sequence[Event], aborted: bool, watch: Watch | None = None) -> dict[str, Any]:
+    """Return the report of the rollout told by ``events``, with what the watcher saw.
 
     ``aborted`` says that the play ended without coming to its finish: such a rollout is never ok, whatever it did. One that waits
     for something has come to it, and is not at its end either.
@@ -90,6 +91,7 @@ def build_report(events: Sequence[Event], aborted: bool) -> dict[str, Any]:
             for host in hosts
         ],
         "vms": vms,
+        "watch": watch and watch.to_dict(),
         "summary": summarise(vms),
         "verdict": verdict,
         "exit_reason": exit_reason,
@@ -117,7 +119,7 @@ def load_report(path: Path) -> dict[str, Any]:
     """Return the report in ``path``, which is a report or the journal of a rollout that never wrote one."""
     if path.suffix == ".jsonl":
         events = Journal(path).read()
-        return build_report(events, aborted=not is_finished(events))
+        return build_report(events, aborted=not is_finished(events), watch=read_watch(path))
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:

@@ -87,6 +87,7 @@ class VmSpec:
             "-device", f"virtio-net-pci,id=nic0,netdev=net0,mac={mac},romfile=",
             "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
             "-qmp", f"unix:/run/vmm-lab/{self.name}/qmp.sock,server=on,wait=off",
+            "-qmp", f"unix:/run/vmm-lab/{self.name}/watch.sock,server=on,wait=off",
         ]  # fmt: skip
 
     def _disk_argv(self) -> list[str]:

@@ -20,6 +20,7 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.page impo
     facts,
     problems,
     timeline,
+    watched,
 )
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.words import (
     amount,
@@ -50,6 +51,7 @@ def render_page(report: Report) -> str:
         vms=facts.vm_rows(report),
         silent_hosts=facts.hosts_without_vms(report),
         timeline=timeline.draw(report),
+        watched=watched.seen(report),
         distribution=distribution.draw(report),
         checks={wave["index"]: checks.rows(wave["gate"]) for wave in report["waves"] if wave["gate"]},
         duration=span(report["started"], report["finished"]),

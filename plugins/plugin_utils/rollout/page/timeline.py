@@ -52,6 +52,15 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """What the watcher saw that stops a rollout."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Row:
     """A wave."""
 
@@ -65,6 +74,7 @@ class Row:
     touched: bool
     bars: list[Bar] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,8 @@ def _row(wave: Record, report: Report, scale: _Scale, y: float) -> Row:
     vms = [vm for vm in report["vms"] if vm["wave"] == wave["index"]]
     by_lane = len(hosts) <= _LANES_SHOWN
     bars, marks = _lanes(hosts, vms, wave, report, scale, y + _HEAD) if by_lane else ([], [])
+    gaps, alarms = _watched(hosts, report, scale, y + _HEAD, by_lane)
+    bars += gaps
     if not by_lane:
         bars = _whole(hosts, vms, wave, report, scale, y + _HEAD)
     body = (len(hosts) * _LANE if by_lane else _SLOT_HEIGHT + 8) + 4
@@ -128,6 +140,7 @@ def _row(wave: Record, report: Report, scale: _Scale, y: float) -> Row:
         touched=bool(hosts),
         bars=bars,
         marks=marks,
+        alarms=alarms,
     )
 
 
@@ -147,6 +160,26 @@ def _lanes(
             if vm["host"] == host["name"] and vm.get("finished")
         ]
     return bars, marks
+
+
+def _watched(
+    hosts: Sequence[Record], report: Report, scale: _Scale, top: float, by_lane: bool
+) -> tuple[list[Bar], list[Alarm]]:
+    """Where the watcher lost a host, in its lane, and what it saw that stops a rollout, in all drawings."""
+    seen = {host["name"]: host for host in (report.get("watch") or {"hosts": []})["hosts"]}
+    gaps, alarms = [], []
+    for lane, host in enumerate(hosts):
+        y = top + (lane * _LANE if by_lane else _SLOT_HEIGHT)
+        watched = seen.get(host["name"], {"gaps": [], "vms": []})
+        for gap in watched["gaps"] if by_lane else []:
+            gaps.append(_bar(scale, gap["start"], gap["end"] or report["finished"], y + (_LANE - 2) / 4, 2.5, "gap"))
+        for vm in watched["vms"]:
+            hard = [event for event in vm["events"] if event["hard"]]
+            alarms += [
+                Alarm(scale.x(event["at"]), y + (_LANE - 2) / 2, f"{host['name']}/{vm['name']}: {event['hard']}")
+                for event in hard[:1]
+            ]
+    return gaps, alarms
 
 
 def _whole(

@@ -11,8 +11,8 @@ each upgrade was given of class budgets, ``vfio_risks``: and whether that of VFI
 whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``: which KVM cores are loaded, name of the build →
 whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one. ``trials``:
 those that a rollout has loaded and not settled. ``held``: cores that cannot be unloaded, name of the build → why. ``no_load``,
-``no_default``: why those fail. ``warnings`` of a VM: what preflight warns of. ``no_answer``: why preflight fails. ``told``:
-what upgrades of a rollout came to.
+``no_default``: why those fail. ``warnings`` of a VM: what preflight warns of; ``monitors``: what ``vm_health`` tells of them.
+``no_answer``: why preflight fails. ``told``: what upgrades of a rollout came to.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ def main() -> None:
                     "pid": 1,
                     "build_id": vm["build"],
                     "healthy": not problems,
+                    "monitors": vm.get("monitors", []),
                     "problems": problems,
                     "regressions": new,
                 }
