@@ -25,11 +25,15 @@ _LET_GO_S = 30.0
 _HEARD_S = 60.0
 
 
-def _unplug(vm: Vm, to: str, how: str) -> str:
-    """All that are plugged in go, and come again. ``how`` was the hand-over taken back: ``rehearsal``, or a fault."""
+def _take_back(vm: Vm, to: str, how: str) -> str:
     is_rehearsal = how == "rehearsal"
     fault = () if is_rehearsal else ("-global", f"{FAULT}={how}")
-    complaint = taken_back(vfork(vm, to, *fault, rehearse=is_rehearsal))
+    return taken_back(vfork(vm, to, *fault, rehearse=is_rehearsal))
+
+
+def _unplug(vm: Vm, to: str, how: str = "") -> str:
+    """All that are plugged in go, and come again. ``how`` was the hand-over taken back before: ``rehearsal``, or a fault."""
+    complaint = _take_back(vm, to, how) if how else ""
     devices = vm.spec.later()
     for device in devices:
         vm.monitor.execute("device_del", {"id": device.name})
@@ -57,9 +61,10 @@ def _ask_back(vm: Vm, to: str) -> str:
         vm.monitor.execute("device_del", {"id": device.name})
         _await_deleted(vm, device, _GONE_S)
     asking.join()
+    left = _await_let_go(vm.pid)
     bind(device)
     _plug_in(vm, [device])
-    return complaint
+    return complaint or (f"after the device has gone, QEMU holds {left}" if left else "")
 
 
 def _await_deleted(vm: Vm, device: Device, timeout_s: float) -> None:

@@ -164,11 +164,19 @@ EVENTS = (
     Case("twice", "aborted: a device is given to the new QEMU twice", "twice", devices=_UNDONE),
     Case("after-failures", "upgrade after that", "vfork", devices=_UNDONE),
     Case(
+        "unplugged",
+        "the only device is unplugged, and plugged in again",
+        "unplug",
+        on=OLD,
+        devices=_ALONE,
+        plugged=_ALONE,
+        remaps=True,
+    ),
+    Case(
         "unplugged-rehearsed",
-        "the only device is unplugged after a rehearsal, and plugged in again",
+        "the same after a rehearsal",
         "unplug",
         ("rehearsal",),
-        on=OLD,
         devices=_ALONE,
         plugged=_ALONE,
         remaps=True,
@@ -198,6 +206,7 @@ EVENTS = (
         on=OLD,
         devices=("edu-intx",),
         properties="x-no-kvm-intx=on",
+        remaps=True,  # without direct access to a device, others cannot reach its memory either
     ),
     Case("intx-after", "upgrade after that", "vfork", devices=("edu-intx",), properties="x-no-kvm-intx=on"),
     Case(
