@@ -37,6 +37,7 @@ for round in 1 2 3; do
 done
 # shellcheck disable=SC2086  # words
 for module in $name $rest; do rmmod "$module" || fail "rmmod $module"; done
+echo 2 >/proc/sys/vm/drop_caches # names of files that have gone, in debugfs
 sleep 1 # what is freed after a grace period is gone then
 lost=$(unnamed | grep -vxFf /before)
 if [ -n "$lost" ]; then
