@@ -141,6 +141,17 @@ class TestProgress:
         assert lines[1] == " waves  0 of 60 passed, ▶ 0 (20 hosts)"
         assert lines[6].startswith(" now    h0-0 0 VMs, ") and lines[6].endswith(" more")
 
+    def test_vms_that_came_to_their_end_are_counted_while_their_host_is_at_work(self) -> None:
+        begin = {**journal()[0], "waves": [["h1"]]}
+        progress = Progress(begin, 5)
+        progress.add({"event": "started", "at": begin["at"], "host": "h1", "wave": 0})
+        for name in ("vm1", "vm2"):
+            progress.add({"event": "vm", "at": begin["at"], "host": "h1", "name": name, "outcome": "upgraded"})
+
+        lines = [text for text, _colour in drawn(progress, at(begin), 79, unicode=True)]
+
+        assert lines[6] == " now    h1 2 VMs"
+
 
 class TestTail:
     """Reading while others write."""
