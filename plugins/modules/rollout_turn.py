@@ -21,7 +21,7 @@ description:
     M(vmm.live_upgrade.artifact_default), when all VMs of the host were moved.
   - With O(journal) it is recorded that the turn begins, what was seen before any VM was touched, and how it went, each on the
     disk before the next step.
-  - Fails when a VM did not come where it should, and also when the host could not be reached. Then RV(msg) says so.
+  - Fails when a VM did not come where it should, and also when the host could not be reached. Then C(msg) says so.
 options:
   build_id:
     description:
