@@ -58,9 +58,11 @@ def test_the_collection_says_what_it_needs(tmp_path: Path) -> None:
     collection.mkdir(parents=True)
     shutil.copytree(REPOSITORY / "meta", collection / "meta")
     shutil.copy2(REPOSITORY / "galaxy.yml", collection)
-    command = [BUILDER, "introspect", str(tmp_path), "--write-bindep", str(tmp_path / "found")]
+    command = [BUILDER, "introspect", str(tmp_path)]
+    command += ["--write-bindep", str(tmp_path / "found"), "--write-pip", str(tmp_path / "packages")]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "openssh-clients [platform:rpm]" in (tmp_path / "found").read_text()
+    assert "paramiko" in (tmp_path / "packages").read_text()
