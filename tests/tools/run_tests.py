@@ -20,10 +20,11 @@ PYTHON = str(VENV / "bin" / "python")
 PYTEST = (PYTHON, "-m", "pytest", "-q")
 LAB_COMMAND = (PYTHON, str(LAB), "--name", "tests")
 KVM_LAB_COMMAND = (PYTHON, str(LAB), "--name", "kvm")
-BY_NAME_ONLY = ("kvm-host", "eda")
+BY_NAME_ONLY = ("kvm-fleet", "kvm-host", "eda")
+KVM_FLEET_TESTS = "tests/integration/lab/test_kvm_core.py"
 # Six guests that count at 25 Hz take a core of the machine, where hosts are emulated; no test looks closer than a second.
 SLOW_GUESTS = ("--tick", "100000")
-LAB_USERS = ("lab-tests", "lab-integration", "molecule")
+LAB_USERS = ("lab-tests", "lab-integration", "kvm-fleet", "molecule")
 # Of the cases of `make test-kmod`, which take an hour in all, those that fail first.
 KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi")}
 
@@ -91,9 +92,19 @@ STEPS = [
     Step(
         "lab-integration",
         "lab",
-        (*PYTEST, "tests/integration/lab"),
+        (*PYTEST, "tests/integration/lab", f"--ignore={KVM_FLEET_TESTS}"),
         needs=("lab-up",),
         after=("lab-tests",),
+        cpus=2,
+        limit_s=3600,
+        pytest=True,
+    ),
+    Step(
+        "kvm-fleet",
+        "kvm-fleet",
+        (*PYTEST, "-s", KVM_FLEET_TESTS),
+        needs=("lab-up",),
+        after=("lab-tests", "lab-integration"),
         cpus=2,
         limit_s=3600,
         pytest=True,
