@@ -47,9 +47,9 @@ def _stopped(vm: Vm, act: Callable[[], str], what: str) -> str:
     vm.monitor.execute("stop")
     time.sleep(_RAISED_S)  # the device works on, and nobody is told what it does to its line
     complaint = act()
-    vm.monitor.execute("cont")
     if complaint:
         return f"{what}: {complaint}"
+    vm.monitor.execute("cont")
     return "" if all(_serves(vm, device) for device in vm.spec.devices) else f"{what}: interrupts do not arrive"
 
 
