@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,9 @@ def main() -> int:
         NO_COLOR="1",
     )
     values.pop("ANSIBLE_CONFIG")
+    # What it keeps of an earlier run is of a lab that may be gone: it would not prepare anew, and compare with other guests.
+    for kept in (BUILD / "ansible-home" / "tmp").glob("molecule.*"):
+        shutil.rmtree(kept)
     # Molecule knows a collection by the folders it lies in.
     checkout = TREE / "ansible_collections" / "vmm" / "live_upgrade"
     assert checkout.resolve() == ROOT
