@@ -73,7 +73,7 @@ def take_turn(
             turn.answers.health_before = dict(looked["health_before"])
             turn.answers.preflight = dict(looked.get("preflight") or {})
             if asked["kvm_build_id"]:
-                turn.load_core()
+                turn.load_core("its VMs are as the turn that was cut left them")
         else:
             turn.look_before()
             note(turn.answers)
@@ -163,7 +163,7 @@ class _Turn:
     def look_before(self) -> None:
         """Load the core, then hear the verdict and how the VMs are. Nothing was touched so far."""
         if self._asked["kvm_build_id"]:
-            self.load_core()
+            self.load_core("nothing was touched")
         self.answers.preflight = self._call(
             "vm_preflight",
             {**self._builds(), **self._given(_VERDICT), "fail_on_refusal": self._asked["refused_vms"] == STOP},
@@ -172,8 +172,11 @@ class _Turn:
         self.answers.health_before = self._call("vm_health", self._given(("vms", "probes")))
         _require(self.answers.health_before, "nothing was touched")
 
-    def load_core(self) -> None:
-        """Not as the default: VMs that are started while others move start on what all of them go back to if their wave fails."""
+    def load_core(self, state: str) -> None:
+        """Not as the default: VMs that are started while others move start on what all of them go back to if their wave fails.
+
+        ``state``: how it is with the VMs if the host cannot be asked.
+        """
         core = self._asked["kvm_build_id"]
         asked = {
             "state": "present",
@@ -185,7 +188,7 @@ class _Turn:
         # as a loop over build ids answers, which is what is recorded of cores
         earlier = self.answers.kvm_load or {"results": [{**answer, "core": core, "ansible_loop_var": "core"}]}
         self.answers.kvm_load = earlier
-        _require(answer, "nothing was touched")
+        _require(answer, state)
 
     @property
     def is_wanted(self) -> bool:

@@ -151,6 +151,22 @@ def test_a_core_is_loaded_first_and_on_trial(tmp_path: Path) -> None:
     assert failed.asked == ["kvm_core"]
 
 
+@pytest.mark.parametrize(
+    "looked, state",
+    [(None, "nothing was touched"), ({"health_before": {}}, "its VMs are as the turn that was cut left them")],
+    ids=["first", "resumed"],
+)
+def test_a_host_that_is_away_when_its_core_is_loaded_is_told_with_the_state_of_its_vms(
+    looked: dict[str, Any] | None, state: str
+) -> None:
+    host = Host(kvm_core=AWAY)
+
+    answers = host.turn(looked=looked, kvm_build_id="core")
+
+    assert answers.failure["msg"] == f"no route; {state}"
+    assert host.asked == ["kvm_core"]
+
+
 def test_a_turn_that_was_cut_goes_on_with_what_was_seen_then() -> None:
     before = {"vms": [{**HEALTHY, "problems": ["then"]}]}
     host = Host()
