@@ -59,7 +59,13 @@ CASES = (
     Case("abi", "core for another thin ABI is refused", ("one",), ("one",)),
     Case("refusals", "SEV, stock KVM beside thin refused", ("one",), ("one",)),
     Case("names", "nodes, default core, names", ("two",), ("two",)),
-    Case("fixed-bug", "bug gone on the core with its fix", ALL, fault=r"and back saw: executed executed executed"),
+    Case(
+        "fixed-bug",
+        "bug gone on the core with its fix",
+        ALL,
+        one_thread=True,
+        fault=r"and back saw: executed executed executed",
+    ),
     Case("nothing-left", "all off and gone after unload", ("one", "two"), ("two",)),
     Case(
         "modules", "Ansible modules: stage, load, choose, unload", ("two",), limit_s=600, one_thread=True, python=True
