@@ -82,6 +82,15 @@ def _reboot(vm: Vm, to: str) -> str:
     return complaint
 
 
+def _refused(vm: Vm, to: str, reason: str) -> str:
+    """Before a new QEMU is started, for what ``query-cpr-vfork`` says before anybody tries."""
+    told = vm.monitor.execute("query-cpr-vfork").get("blocked-reasons", [])
+    if not any(reason in why for why in told):
+        return f"it is not told before that it is refused: {told}"
+    info = begin_vfork(vm, vm.next_argv(to))
+    return "" if reason in str(info.get("reason")) else f"not refused: {info or end_vfork(vm, to)}"
+
+
 def _asked(vm: Vm, command: str) -> str:
     try:
         vm.monitor.execute(command)
@@ -97,4 +106,5 @@ ACTS: dict[str, Callable[..., str]] = {
     "late_failure": late_failure,
     "twice": _twice,
     "reboot": _reboot,
+    "refused": _refused,
 }

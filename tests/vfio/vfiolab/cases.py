@@ -143,6 +143,17 @@ EVENTS = (
     Case("missing-device", "aborted: the new QEMU has a device less", "missing_device", devices=_TWO),
     Case("rebooted", "aborted: the guest reboots while the new QEMU gets ready", "reboot", devices=_TWO, remaps=True),
     Case("after-reboot", "upgrade after that", "vfork", devices=_TWO),
+    Case("started-new", "upgrade of a VM that the new build has started", "vfork", on=NEW, devices=("nvme",)),
+    Case(
+        "dma-buf",
+        "refused: the memory of a device is mapped for other devices",
+        "refused",
+        ("x-dma-buf=on",),
+        on=NEW,
+        devices=("nvme",),
+        properties="x-dma-buf=on",
+        backend="iommufd",
+    ),
     Case(
         "plugged-aborted",
         "aborted: the new QEMU is killed in the pause, with a device that was plugged in",

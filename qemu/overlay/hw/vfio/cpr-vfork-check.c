@@ -60,6 +60,13 @@ static bool vfio_cpr_vfork_is_mdev(VFIODevice *vbasedev)
     return vbasedev->mdev || !g_strcmp0(subsystem, "/sys/bus/mdev");
 }
 
+/* QEMU 10.2 maps nothing so, and has no such property */
+static bool vfio_cpr_vfork_has_dma_buf(VFIOPCIDevice *vdev)
+{
+    return object_property_find(OBJECT(vdev), "x-dma-buf") &&
+           object_property_get_bool(OBJECT(vdev), "x-dma-buf", &error_abort);
+}
+
 static const char *vfio_cpr_vfork_refuse(VFIODevice *vbasedev)
 {
     VFIOPCIDevice *vdev = vfio_pci_from_vfio_device(vbasedev);
@@ -83,6 +90,10 @@ static const char *vfio_cpr_vfork_refuse(VFIODevice *vbasedev)
     }
     if (vdev->vga || vdev->igd_opregion) {
         return "is the graphics card of the VM with its legacy ranges";
+    }
+    if (vbasedev->iommufd && vfio_cpr_vfork_has_dma_buf(vdev)) {
+        return "has its memory mapped for other devices (x-dma-buf=on), and "
+               "the kernel does not change the owner of such a mapping";
     }
     if (vfio_cpr_vfork_lacks_mappings(vbasedev)) {
         return "has DMA mappings that could not be taken back from the new "
