@@ -19,7 +19,7 @@ LOOKED_AT_BYTES = 4096
 REQUIRED = {
     "kmod": "GPL-2.0-only",
     "qemu": "GPL-2.0-or-later",
-    "tests/integration/lab/crash_on_load": "GPL-2.0-or-later",
+    "tests/integration/lab/fault_on_load": "GPL-2.0-or-later",
     "tests/kmod/guest": "GPL-2.0-or-later",
     "tests/lab/guest": "GPL-2.0-or-later",
     "tests/vfio/guest": "GPL-2.0-only",

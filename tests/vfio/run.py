@@ -59,8 +59,7 @@ def run(plan: Plan, iommu: str, machine: Machine, initrd: Path, progress: Progre
         if case.name in facts:
             rows += rows_of(case, iommu, plan.backend, facts[case.name], devices)
         else:
-            why = "the machine ended before it" if ran.ended else "the machine did not come so far in time"
-            rows += missing(case, iommu, plan.backend, devices, why)
+            rows += missing(case, iommu, plan.backend, devices, ran.why_not_so_far())
     wrong = [row for row in rows if row.why]
     progress.say(f"{name}: {len(rows)} rows, {len(wrong)} failed ({ran.seconds:.0f} s)")
     pins = [Pins.of(iommu, plan.backend, told) for told in ran.facts if "pinned_kib" in told]

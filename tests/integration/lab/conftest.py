@@ -38,22 +38,22 @@ def fleet() -> Fleet:
 
 @pytest.fixture(scope="session")
 def builds(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    """Return the builds; the new one is staged on all hosts, the crashing one, built here when it is not yet, on h1."""
+    """Return the builds, staged on all hosts; the faulty one is built here when it is not yet."""
     controller = Controller(tmp_path_factory.mktemp("builds"), fleet.inventory)
-    told = controller.folder / "crashing.json"
+    told = controller.folder / "faulty.json"
     # In a folder of its own: the lab takes the newest artifact of a series where the others are.
     dest = CACHE / "test-artifacts"
     done = controller.run(
-        str(HERE / "build_crash_on_load.yml"), build_series=NEW_SERIES, build_dest=dest, build_told=told
+        str(HERE / "build_fault_on_load.yml"), build_series=NEW_SERIES, build_dest=dest, build_told=told
     )
     assert done.exit_status == 0, done.output
     builds = Builds(
         old=artifact_on(fleet.hosts[0]),
         new=read_artifact(default_artifact(NEW_SERIES)),
-        crashing=read_artifact(Path(json.loads(told.read_text())["artifact"])),
+        faulty=read_artifact(Path(json.loads(told.read_text())["artifact"])),
     )
-    for artifact, hosts in ((builds.new, "hypervisors"), (builds.crashing, "h1")):
-        done = controller.run("stage", stage_artifact=artifact.path, stage_hosts=hosts)
+    for artifact in (builds.new, builds.faulty):
+        done = controller.run("stage", stage_artifact=artifact.path)
         assert done.exit_status == 0, done.output
     return builds
 

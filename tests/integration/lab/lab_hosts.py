@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from vmmlab.verify import judge, look_at_host
 STATE_DIR = "/var/lib/vmm-live-upgrade"
 _AT_STEP = Path(__file__).with_name("at_step.py")
 _SCRIPT_S = 120
+_FAULTS = "/run/vmm-fault"
 
 Look = dict[str, dict[str, Any]]
 """What the lab's verify tool says of VMs, by name."""
@@ -30,11 +31,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Builds:
-    """The build that VMs are on when a test begins, the one they are moved to, and one that no VM can be moved to."""
+    """The build that VMs are on when a test begins, the one they are moved to, and one with ``LabHosts.faults``."""
 
     old: Artifact
     new: Artifact
-    crashing: Artifact
+    faulty: Artifact
 
 
 class LabHosts:
@@ -103,6 +104,20 @@ class LabHosts:
     def default_build(self, host: str) -> str:
         """The build that new VMs of a host start on."""
         return self.sh(host, f"readlink {STATE_DIR}/builds/default")
+
+    @contextmanager
+    def faults(self, of: Mapping[str, str]) -> Iterator[None]:
+        """Have the faulty build fail where VMs are loaded: by name, ``crash``, or milliseconds that it takes longer."""
+        by_host = {
+            host: [f"printf {fault} >{_FAULTS}/{vm}" for vm, fault in of.items() if vm in self.vms(host)]
+            for host in self.names
+        }
+        try:
+            for host, commands in by_host.items():
+                self.sh(host, "; ".join([f"mkdir -p {_FAULTS}", *commands]))
+            yield
+        finally:
+            self.each(lambda host: self.sh(host.name, f"rm -rf {_FAULTS}"))
 
     @contextmanager
     def at_step(self, host: str, vm: str, step: str, then: str) -> Iterator[AtStep]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 
 from .controller import Controller, host_outcomes, outcomes, verdicts
 from .lab_hosts import Builds, LabHosts, builds_of
+from .proxy import Proxy
 
 BOOT_S = 300.0
 
@@ -67,6 +69,73 @@ def test_a_cut_connection_costs_nothing_but_the_view(lab: LabHosts, controller: 
     assert all(vm["downtime_ms"] for vm in report["vms"])
     assert builds_of(lab.prove(), *lab.vms("h1")) == {builds.new.build_id}
     assert len(set(lab.transactions("h1")) - set(before)) == 1, "it attached to the transaction that it had begun"
+
+
+def test_a_killed_controller_is_followed_by_one_that_comes_to_the_same_end(
+    lab: LabHosts, controller: Controller, builds: Builds
+) -> None:
+    before = lab.each(lambda host: lab.transactions(host.name))
+    with lab.at_step("h2", "h2-vm1", "spawned", then="tell") as spawned:
+        killed = controller.start("upgrade", upgrade_build=builds.new.build_id, upgrade_waves=[1])
+        try:
+            spawned.wait()
+            os.killpg(killed.pid, signal.SIGKILL)
+            killed.communicate()
+        finally:
+            controller.end(killed)
+    (journal,) = (controller.folder / "build" / "results" / "rollouts").glob("*.jsonl")
+    assert not controller.has_report()
+
+    run = controller.run("upgrade", upgrade_resume=journal.stem)
+
+    assert run.exit_status == 0, run.output
+    report = controller.report()
+    assert (report["rollout_id"], report["verdict"]) == (journal.stem, "ok")
+    assert verdicts(report) == ["PASS"] * 3
+    assert outcomes(report) == dict.fromkeys(lab.vms(), "upgraded")
+    assert all(vm["downtime_ms"] for vm in report["vms"])
+    assert builds_of(lab.prove()) == {builds.new.build_id}
+    assert set(lab.each(lambda host: lab.default_build(host.name)).values()) == {builds.new.build_id}
+    begun = {name: len(set(lab.transactions(name)) - set(known)) for name, known in before.items()}
+    assert begun == dict.fromkeys(lab.names, 1), "no host did anything twice"
+
+
+def test_a_host_that_is_cut_off_in_the_middle_fails_and_heals(
+    lab: LabHosts, controller: Controller, builds: Builds
+) -> None:
+    access = lab["h2"].access
+    way = Proxy(access.port)
+    known = f"-o HostKeyAlias=[127.0.0.1]:{access.port} -o ControlPath={access.control_path}-{way.port}"
+    controller.set_host(
+        "h2",
+        ansible_port=way.port,
+        ansible_ssh_args=f"{known} {shlex.join(access.options())}",
+        vmm_reconnect_timeout_s=10,
+    )
+    wanted = {"upgrade_build": builds.new.build_id, "upgrade_hosts": "h2,h3", "upgrade_waves": [1]}
+    with lab.at_step("h2", "h2-vm1", "spawned", then="tell") as spawned:
+        running = controller.start("upgrade", **wanted)
+        try:
+            spawned.wait()
+            way.cut()
+            run = controller.wait(running)
+        finally:
+            controller.end(running)
+
+    assert run.exit_status != 0, run.output
+    report = controller.report()
+    assert (report["verdict"], verdicts(report)) == ("failed", ["FAIL", None])
+    assert host_outcomes(report) == {"h2": "unreachable", "h3": "not_attempted"}
+    assert "h2: unreachable" in report["exit_reason"]
+    lab.prove_untouched("h1", "h3")
+
+    way.mend()
+    again = controller.run("upgrade", **wanted)
+
+    assert again.exit_status == 0, again.output
+    assert set(outcomes(controller.report()).values()) <= {"upgraded", "already"}
+    assert builds_of(lab.prove(), *lab.vms("h2", "h3")) == {builds.new.build_id}
+    way.cut()
 
 
 def test_a_second_rollout_is_refused_by_the_controller_and_by_the_host(

@@ -170,7 +170,7 @@ def test_a_vm_whose_build_was_deleted_tells_it_and_moves_on(
 
 
 def test_builds_that_vms_run_are_never_pruned(lab: LabHosts, controller: Controller, builds: Builds) -> None:
-    old, new, idle = builds.old.build_id, builds.new.build_id, builds.crashing.build_id
+    old, new, idle = builds.old.build_id, builds.new.build_id, builds.faulty.build_id
     assert controller.module("h1", "artifact_default", build_id=new)["changed"]
 
     # Two are not the default; the one staged first is in use. One may be kept.

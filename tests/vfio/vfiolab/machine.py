@@ -31,11 +31,17 @@ KERNEL_ARGUMENTS = "console=ttyS0 loglevel=5 mitigations=off nokaslr panic=1 tsc
 
 @dataclass(frozen=True)
 class Run:
-    """``facts``: what the driver told, case by case. ``ended``: whether the machine ended by itself."""
+    """``facts``: what the driver told, case by case. ``status``: what the emulator ended with by itself, none if it did not."""
 
     facts: list[dict[str, Any]]
-    ended: bool
+    status: int | None
     seconds: float
+
+    def why_not_so_far(self) -> str:
+        """Why the driver did not come to a case that nothing was told of."""
+        if self.status is None:
+            return "the machine did not come so far in time"
+        return f"the machine ended before it, its emulator with status {self.status}"
 
 
 class Machine:
@@ -56,7 +62,7 @@ class Machine:
         return [
             str(self._emulator / BINARY), "-L", str(self._emulator / "share/qemu"),
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
-            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
+            "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
             *arguments,
             *(PEER if any(device.load == "net" for device in self._devices) else ()),
             *(word for device in self._devices for word in device.emulated_arguments(self._folder)),
@@ -84,11 +90,11 @@ class Machine:
                 for result in _read(results)[len(facts) :]:
                     facts.append(result)
                     told(result)
-            ended = process.returncode is not None
+            status = process.returncode
         finally:
             process.kill()  # our own child, not reaped yet: the number is no other's
             process.wait()
-        return Run(_read(results), ended, time.monotonic() - began_s)
+        return Run(_read(results), status, time.monotonic() - began_s)
 
     def shell(self, iommu: str, initrd: Path) -> int:
         """The same host with its console here, and nothing done to a VM but what is typed. Ends with ``poweroff -f``."""
