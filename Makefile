@@ -15,7 +15,7 @@ SETUP := @tests/tools/bootstrap.sh --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit sanity integration lab-test molecule build-qemu collection \
-        bench-downtime soak-vfork test-kmod test-kvm-fleet test-kvm-host test-eda test-vfio fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
+        bench-downtime soak-vfork test-kmod test-lab-trouble test-kvm-fleet test-kvm-host test-eda test-vfio fault-table bench-fleet lab-up lab-status lab-ssh lab-down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ soak-vfork: build-qemu  ## upgrades back and forth on one VM under load: HOPS=20
 test-kmod: build-qemu  ## two builds of KVM at once in an emulated host, case by case (as root): SERIES=6.1
 	@for series in $(or $(SERIES),6.12 6.1); do $(PYTHON) tests/kmod/run.py --series $$series || exit; done
 	@$(PYTHON) tests/kmod/hardware.py rehearse
+
+test-lab-trouble:  ## hosts that are not well in a rollout over the lab: a full disk, a QEMU that hangs, a build that is gone
+	$(SETUP)
+	@$(RUN) lab-trouble
 
 test-kvm-fleet:  ## rollouts of a KVM core with a QEMU over a lab of three hosts, some twenty minutes (as root)
 	$(SETUP)
