@@ -1,11 +1,13 @@
 # Copyright: (c) 2026, vmm.live_upgrade contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Say how long a wave has to run before it is judged."""
+"""Let a wave run before it is judged."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal i
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.look import lasted_s, look_at
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.shards import Shard
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.steps import look_now
+from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.watch.told import Watch, read_watch
+
+LOOK_EVERY_S = 10.0
 
 
 class ActionModule(ControllerAction):
@@ -56,4 +61,20 @@ class ActionModule(ControllerAction):
             shard.renew(for_s=float(left_s))
         journal.append("soaks", wave=wave, soak_s=left_s, hosts=hosts)
         self.say(f"[wave {wave}] soaks for {left_s} s: {', '.join(hosts)}")
+        upgraded = [(host, vm["name"]) for host in hosts for vm in records[host]["vms"] if vm["outcome"] == "upgraded"]
+        reason = _let_run(left_s, journal, upgraded)
+        if reason:
+            self.say(f"[wave {wave}] soaks no longer: {reason}")
         return {"soak_s": left_s, "hosts": hosts}
+
+
+def _let_run(for_s: float, journal: Journal, vms: Sequence[tuple[str, str]]) -> str:
+    """Return when the time is over, or why the wave need not be waited for: what the watcher saw of these VMs stops a rollout."""
+    end_s = time.monotonic() + for_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, LOOK_EVERY_S))  # the watcher's file sends nobody a word
+        watch = read_watch(journal.path) or Watch()
+        for host, vm in vms:
+            for event in watch.hard_events(host, vm):
+                return f"{host}/{vm}: {event.hard}"
+    return ""

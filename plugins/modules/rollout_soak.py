@@ -9,15 +9,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rollout_soak
-short_description: Say how long a wave has to run before it is judged
+short_description: Let a wave run before it is judged
 version_added: 0.1.0
 author:
   - vmm.live_upgrade contributors (@vmm)
 description:
-  - Tells for how long the VMs of the current wave have to run on the new build before their health is looked at again, and on
-    which hosts some do. It does not wait.
-  - Zero when nothing is demanded, nothing was upgraded, or the wave fails already by what was recorded, so that its VMs do not
-    stay on a bad build. Zero in check mode.
+  - Waits for as long as the VMs of the current wave have to run on the new build before their health is looked at again, and
+    tells on which hosts some do.
+  - It waits no longer once the rollout's watcher has seen of one of them what stops a rollout, such as a guest that crashed.
+  - There is no wait when nothing is demanded, nothing was upgraded, or the wave fails already by what was recorded, so that its
+    VMs do not stay on a bad build. Nor is there one in check mode.
   - The time counts since their turn was over, also that in which nobody controlled them. A host that has soaked does not again
     when its wave is judged anew.
 options:
@@ -40,7 +41,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Ask how long the wave has to run before it is judged
+- name: Let the wave run before it is judged
   vmm.live_upgrade.rollout_soak:
     journal: "{{ rollout.journal }}"
   register: soak
@@ -49,11 +50,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 soak_s:
-  description: Seconds to wait.
+  description: Seconds that were to be waited.
   returned: success
   type: int
 hosts:
-  description: Where to look at the health of VMs again after that.
+  description: Where to look at the health of VMs again now.
   returned: success
   type: list
   elements: str

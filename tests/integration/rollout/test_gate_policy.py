@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 
 import pytest
 
@@ -61,6 +63,22 @@ def test_a_host_that_nobody_can_look_at_after_its_soak_fails_its_wave(fleet: Fle
     assert report["waves"][0]["gate"]["verdict"] == "FAIL"
     assert "h1: failed: scripted: nobody can look" in report["exit_reason"]
     assert [vm["outcome"] for vm in report["vms"]] == ["upgraded"]
+
+
+def test_an_interrupt_in_the_soak_ends_it_and_is_reported(fleet: Fleet) -> None:
+    fleet.add_host("h1")
+    run = fleet.start("upgrade", upgrade_build=NEW, upgrade_gate={"soak_s": 3600})
+    output = run.stdout
+    assert output and any("soaks for" in line for line in output)
+
+    os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
+    done = fleet.wait(run)
+
+    assert done.exit_status not in (0, 2), done.output
+    report = valid(fleet.report())
+    assert (report["verdict"], report["waves"][0]["gate"]) == ("aborted", None)
+    assert [vm["outcome"] for vm in report["vms"]] == ["upgraded"]
+    assert fleet.locks() == []
 
 
 def test_a_wave_that_fails_at_once_does_not_soak(fleet: Fleet) -> None:
