@@ -24,8 +24,13 @@ options:
       - Where builds live on the host.
     type: path
     default: /var/lib/vmm-live-upgrade
+  rollout_id:
+    description:
+      - Id of the rollout that this belongs to.
+    type: str
 extends_documentation_fragment:
   - vmm.live_upgrade.attributes
+  - vmm.live_upgrade.lease
 attributes:
   check_mode:
     support: full
@@ -56,6 +61,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.artifact.store import BuildStore
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import LEASE_ARGUMENT, leased
 
 
 def main() -> None:
@@ -63,18 +69,23 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "build_id": {"type": "str", "required": True},
+            "rollout_id": {"type": "str"},
+            "lease": LEASE_ARGUMENT,
             "state_dir": {"type": "path", "default": "/var/lib/vmm-live-upgrade"},
         },
         supports_check_mode=True,
     )
     build_id = module.params["build_id"]
-    store = BuildStore(Path(module.params["state_dir"]))
+    state_dir = Path(module.params["state_dir"])
+    store = BuildStore(state_dir)
+    lease = None if module.check_mode else module.params["lease"]
     try:
-        store.get(build_id)
-        previous = store.default()
-        changed = previous != build_id
-        if changed and not module.check_mode:
-            store.set_default(build_id)
+        with leased(state_dir, module.params["rollout_id"], lease):
+            store.get(build_id)
+            previous = store.default()
+            changed = previous != build_id
+            if changed and not module.check_mode:
+                store.set_default(build_id)
     except LiveUpgradeError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(

@@ -152,8 +152,6 @@ users:
   elements: dict
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -166,7 +164,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.kernel impor
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.manifest import name_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.nodes import Nodes
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.kmod.store import KvmStore
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import LEASE_ARGUMENT, Claim, Lease
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import LEASE_ARGUMENT, leased
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm import discovery
 
 
@@ -199,29 +197,13 @@ def main() -> None:
     store = KvmStore(state_dir, kernel.release)
     manager = CoreManager(kernel, store, Nodes(), BootChoice(store), discovery.name_of)
     try:
-        with _leased(module, state_dir):
+        # After a trial has begun VMs are to be moved.
+        lease = None if module.check_mode else module.params["lease"]
+        with leased(state_dir, module.params["rollout_id"], lease, keep=module.params["trial"]):
             done = _run(module, manager)
         module.exit_json(failed=False, **done)
     except (LiveUpgradeError, OSError) as exc:
         module.fail_json(msg=str(exc))
-
-
-@contextmanager
-def _leased(module: AnsibleModule, state_dir: Path) -> Iterator[None]:
-    """Keep the host from other rollouts for as long as this takes, and on after a trial has begun: VMs are to be moved then."""
-    if module.check_mode or not module.params["lease"]:
-        yield
-        return
-    claim = Claim.of(module.params["rollout_id"], module.params["lease"])
-    lease = Lease(state_dir)
-    lease.take(claim)
-    begun = False
-    try:
-        yield
-        begun = module.params["trial"]
-    finally:
-        if not begun:
-            lease.give_up(claim)
 
 
 def _run(module: AnsibleModule, manager: CoreManager) -> dict[str, object]:

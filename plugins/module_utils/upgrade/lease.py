@@ -115,10 +115,33 @@ class Lease:
             os.close(fd)
 
 
+@contextmanager
+def leased(
+    state_dir: Path, rollout_id: str | None, lease: Mapping[str, Any] | None, keep: bool = False
+) -> Iterator[None]:
+    """Keep the host from other rollouts while something is done that is over at the end; without ``lease`` nobody is kept out.
+
+    ``keep``: and on after that, when it went well, for what is to follow. Raises ``LeaseError``; nothing is to be done then.
+    """
+    if not lease:
+        yield
+        return
+    claim = Claim.of(rollout_id, lease)
+    host = Lease(state_dir)
+    host.take(claim)
+    is_kept = False
+    try:
+        yield
+        is_kept = keep
+    finally:
+        if not is_kept:
+            host.give_up(claim)
+
+
 def _refusal(rollout_id: str, held: Mapping[str, Any], why: str) -> str:
     return (
         f"host {os.uname().nodename}: rollout {rollout_id} may not begin anything here: {why} (rollout {held['rollout_id']} of "
-        f"{held['owner']}, token {held['token']}). No VM was touched; look at that rollout, or wait for its end"
+        f"{held['owner']}, token {held['token']}). Nothing was touched; look at that rollout, or wait for its end"
     )
 
 

@@ -208,7 +208,7 @@ class _Turn:
         _require(self.answers.upgrade)
         _require(self.answers.health_after, "its VMs were upgraded, their health is not known")
         if self._asked["set_default"] and not self._asked["vms"]:
-            choice = {name: self._asked[name] for name in ("build_id", "state_dir")}
+            choice = {"build_id": self._asked["build_id"], **self._given(("rollout_id", "lease", "state_dir"))}
             self.answers.set_default = self._call("artifact_default", choice)
             _require(self.answers.set_default, "its VMs were upgraded, new ones still start on the old build")
 

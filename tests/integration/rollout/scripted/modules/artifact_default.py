@@ -14,7 +14,13 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host imp
 def main() -> None:
     """Change the default build."""
     module = AnsibleModule(
-        argument_spec={"build_id": {"required": True}, "state_dir": {"type": "path"}}, supports_check_mode=True
+        argument_spec={
+            "build_id": {"required": True},
+            "state_dir": {"type": "path"},
+            "rollout_id": {},
+            "lease": {"type": "dict"},
+        },
+        supports_check_mode=True,
     )
     build_id = module.params["build_id"]
     with opened(module.params["state_dir"], "default") as host:
