@@ -5,7 +5,8 @@
 
 A rollout spans many short-lived task processes, so the owner of a lock is the ansible-playbook process, named by pid and
 start time; a lock whose owner is gone is stale and is removed. Another controller is kept out by the lock on the host
-itself, which the engine holds. PRIVATE to the collection.
+itself, which the engine holds; so is a container that shares the directory of locks, whose processes cannot be seen from here.
+PRIVATE to the collection.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.vmm.live_upgrade.plugins.plugin_utils.rollout.journal import utc_now, write_atomically
 
+_PID_NAMESPACE = "/proc/self/ns/pid"
+_NOT_IN_A_CONTAINER = 0xEFFFFFFC
+"""Inode of the first PID namespace, the same on each Linux (PROC_PID_INIT_INO)."""
+
 
 def lock_directory() -> Path:
     """Return the directory of all rollout locks of this user."""
@@ -33,13 +38,16 @@ def lock_directory() -> Path:
 def controller_id() -> str:
     """Return the name by which hosts tell this controller's rollouts from those of others; made up once, then kept.
 
-    Here the locks keep rollouts apart, so that one may take hosts over from another that died here.
+    Here the locks keep rollouts apart, so that one may take hosts over from another that died here. Each container is another
+    controller.
     """
+    namespace = _pid_namespace()
+    container = "" if namespace == _NOT_IN_A_CONTAINER else f"-{namespace}"
     with _guard() as directory:
         path = directory / "controller-id"
         if not path.is_file():
             write_atomically(path, f"{os.uname().nodename}-{secrets.token_hex(4)}")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") + container
 
 
 def acquire(rollout_id: str, addresses: Mapping[str, str], owner_pid: int) -> None:
@@ -59,6 +67,7 @@ def acquire(rollout_id: str, addresses: Mapping[str, str], owner_pid: int) -> No
             "rollout_id": rollout_id,
             "pid": owner_pid,
             "start_ticks": start_ticks(owner_pid),
+            "pid_namespace": _pid_namespace(),
             "at": utc_now(),
             "addresses": sorted(set(addresses.values())),
         }
@@ -84,13 +93,19 @@ def _guard() -> Iterator[Path]:
 
 
 def _living(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the locks whose owner lives; remove the others."""
+    """Yield the locks whose owner lives; remove the others, but for those of other containers, of which nothing is known."""
     for path in sorted(directory.glob("*.json")):
         lock = json.loads(path.read_text(encoding="utf-8"))
+        if lock["pid_namespace"] != _pid_namespace():
+            continue
         if start_ticks(lock["pid"]) == lock["start_ticks"]:
             yield lock
         else:
             path.unlink()
+
+
+def _pid_namespace() -> int:
+    return os.stat(_PID_NAMESPACE).st_ino
 
 
 def start_ticks(pid: int) -> int | None:
