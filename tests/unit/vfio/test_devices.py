@@ -37,3 +37,10 @@ def test_the_guest_is_told_what_the_device_is(tmp_path: Path) -> None:
     arguments = BY_NAME["nvme"].emulated_arguments(tmp_path)
     assert f"file={tmp_path}/nvme.img," in arguments[1]
     assert "addr=0x10" in arguments[3]
+
+
+def test_two_share_a_slot_of_the_host_and_so_their_group(tmp_path: Path) -> None:
+    addresses = [BY_NAME[name].host_address(tmp_path) for name in ("edu", "edu-intx")]
+    assert addresses == ["0000:00:16.0", "0000:00:16.1"]
+    assert "addr=0x16.0,multifunction=on" in BY_NAME["edu"].emulated_arguments(tmp_path)[1]
+    assert BY_NAME["edu-intx"].address == 0x17, "in the VM it has a slot of its own"

@@ -18,8 +18,9 @@ class Device:
     """One device of the emulated host.
 
     ``slot``: where the guest counts what it does (guest/status.h); also gives the address. ``emulated``: its arguments in the
-    emulator, with ``{name}``, ``{address}`` and ``{disk}`` to be filled in. ``place``: which function is passed through:
+    emulator, with ``{name}``, ``{address}``, ``{number}`` and ``{disk}`` to be filled in. ``place``: which function is passed through:
     ``itself``, what is ``behind`` the root port at its address, or the ``virtual`` function of that.
+    ``function``: its number in a slot that it shares, with its IOMMU group, with the devices before it, on the host.
     ``load``: ``disk``, ``net`` or ``edu``. ``log_name``: what the guest's kernel calls it.
     """
 
@@ -31,19 +32,26 @@ class Device:
     log_name: str = ""
     depth: int = 0
     msi: bool = True
+    function: int = 0
 
     @property
     def address(self) -> int:
+        """Its number on the root bus of the VM."""
         return FIRST_ADDRESS + self.slot
+
+    @property
+    def _host_address(self) -> str:
+        return f"{self.address - self.function:02x}.{self.function}"
 
     def emulated_arguments(self, disks: Path) -> list[str]:
         """Its part of the emulator's command line; ``disks`` is a folder for images."""
-        words = {"name": self.name, "address": f"{self.address:#x}", "disk": disks / f"{self.name}.img"}
+        disk = disks / f"{self.name}.img"
+        words = {"name": self.name, "address": f"0x{self._host_address}", "number": self.address, "disk": disk}
         return [argument.format(**words) for argument in self.emulated]
 
     def host_address(self, devices: Path = Path("/sys/bus/pci/devices")) -> str:
         """The PCI address of what is passed through, on the host."""
-        own = devices / f"0000:00:{self.address:02x}.0"
+        own = devices / f"0000:00:{self._host_address}"
         if self.place == "itself":
             return own.name
         function = next(path for path in own.resolve().iterdir() if path.name.endswith(":00.0") and path.is_dir())
@@ -63,7 +71,7 @@ def _network(model: str) -> tuple[str, ...]:
 
 def _network_behind(model: str) -> tuple[str, ...]:
     return (
-        *("-device", "pcie-root-port,id=port-{name},addr={address},chassis={address}"),
+        *("-device", "pcie-root-port,id=port-{name},addr={address},chassis={number}"),
         *("-netdev", f"{HUB},id=net-{{name}}"),
         *("-device", f"{model},netdev=net-{{name}},romfile=,bus=port-{{name}}"),
     )
@@ -95,7 +103,7 @@ DEVICES = (
         depth=2,
     ),
     Device("virtio-net", 5, _network("virtio-net-pci,iommu_platform=on,disable-legacy=on"), "net"),
-    Device("edu", 6, ("-device", "edu,addr={address}"), "edu"),
-    Device("edu-intx", 7, ("-device", "edu,addr={address}"), "edu", msi=False),
+    Device("edu", 6, ("-device", "edu,addr={address},multifunction=on"), "edu"),
+    Device("edu-intx", 7, ("-device", "edu,addr={address}"), "edu", msi=False, function=1),
 )
 BY_NAME = {device.name: device for device in DEVICES}
