@@ -18,8 +18,8 @@ class Device:
     """One device of the emulated host.
 
     ``slot``: where the guest counts what it does (guest/status.h); also gives the address. ``emulated``: its arguments in the
-    emulator, with ``{name}``, ``{address}``, ``{number}`` and ``{disk}`` to be filled in. ``place``: which function is passed through:
-    ``itself``, what is ``behind`` the root port at its address, or the ``virtual`` function of that.
+    emulator, with ``{name}``, ``{address}``, ``{number}`` and ``{disk}`` to be filled in. ``place``: which function is passed
+    through: ``itself``, what is ``behind`` the root port at its address, or the ``virtual`` function of that.
     ``function``: its number in a slot that it shares, with its IOMMU group, with the devices before it, on the host.
     ``load``: ``disk``, ``net`` or ``edu``. ``log_name``: what the guest's kernel calls it.
     """
