@@ -43,9 +43,9 @@ def test_a_host_is_in_one_rollout_at_a_time() -> None:
 
 
 def test_the_lock_of_a_process_that_has_gone_is_void() -> None:
-    gone = subprocess.Popen(["true"])
+    gone = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     lock.acquire("one", {"h1": "10.0.0.1"}, gone.pid)
-    gone.wait()
+    gone.communicate()
     lock.acquire("two", {"h1": "10.0.0.1"}, os.getpid())
     assert locks() == ["two"]
 
