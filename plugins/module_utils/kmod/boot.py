@@ -131,6 +131,10 @@ class BootChoice:
                 for path, file in before.items():
                     _write(self._root / path, file)
             raise LiveUpgradeError(f"{exc.filename} cannot be written: {exc.strerror}") from exc
+        if not builds:
+            with contextlib.suppress(OSError):  # there are choices for other kernels, or other things of ours
+                self._file.parent.rmdir()
+                self._file.parent.parent.rmdir()
         self._tell()
 
     def check(self) -> None:

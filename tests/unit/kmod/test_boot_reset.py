@@ -68,6 +68,7 @@ def test_last_choice_taken_off(host: Host, files: int, monkeypatch: pytest.Monke
     monkeypatch.undo()
     host.boot.set([])
     assert host.boot.complete([]) and not any(os.path.lexists(host.root / path) for path in (BLACKLIST, CHOICE, *LOADS))
+    assert not (host.root / CHOICE).parent.parent.exists(), "nor an empty folder"
 
 
 def test_each_file_is_on_the_disk_before_the_next_is_changed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
