@@ -26,6 +26,9 @@ LAB_TROUBLE_TESTS = "tests/integration/lab/test_trouble_on_a_host.py"
 # Six guests that count at 25 Hz take a core of the machine, where hosts are emulated; no test looks closer than a second.
 SLOW_GUESTS = ("--tick", "100000")
 LAB_USERS = ("lab-tests", "lab-integration", "lab-trouble", "kvm-fleet", "molecule")
+# Of tests/integration: those of plays over scripted hosts, and those that are no part of that group.
+ROLLOUT_TESTS = ("rollout", "examples", "report")
+OTHER_STEPS = ("lab", "lab_kvm", "eda")
 # Of the cases of `make test-kmod`, which take an hour in all, those that fail first.
 KMOD_CASES = {"amd": ("guests", "fixed-bug", "abi"), "intel": ("names", "abi")}
 
@@ -37,9 +40,18 @@ STEPS = [
         "integration",
         "integration",
         (
-            *(*PYTEST, "tests/integration", "--ignore=tests/integration/lab", "--ignore=tests/integration/lab_kvm"),
-            "--ignore=tests/integration/eda",
+            *PYTEST,
+            "tests/integration",
+            *(f"--ignore=tests/integration/{name}" for name in (*OTHER_STEPS, *ROLLOUT_TESTS)),
         ),
+        needs=("build-qemu",),
+        limit_s=2700,
+        pytest=True,
+    ),
+    Step(
+        "integration-rollout",
+        "integration",
+        (*PYTEST, *(f"tests/integration/{name}" for name in ROLLOUT_TESTS)),
         needs=("build-qemu",),
         limit_s=2700,
         pytest=True,
@@ -101,7 +113,7 @@ STEPS = [
         "lab",
         (*LAB_COMMAND, "up", "--hosts", "3", "--vms", "2", "--passthrough", "1", *SLOW_GUESTS),
         needs=("build-qemu",),
-        after=("sanity", "integration", *(f"kmod-{vendor}" for vendor in KMOD_CASES)),
+        after=("sanity", "integration", "integration-rollout", *(f"kmod-{vendor}" for vendor in KMOD_CASES)),
         limit_s=1500,
     ),
     Step("lab-tests", "lab", (*PYTEST, "tests/lab/tests"), needs=("lab-up",), cpus=2, limit_s=1800, pytest=True),
