@@ -61,7 +61,7 @@ class Watcher:
         """``log``: where everything is written down."""
         self._log = log
         self._hosts: dict[str, HostWatch] = {}
-        self._is_over = ""
+        self._is_over = False
 
     def serve(self, listener: socket.socket, owner_fd: int) -> None:
         """Answer requests until one is to end, or the process behind the pidfd ``owner_fd`` has."""
@@ -73,17 +73,19 @@ class Watcher:
             while not self._is_over:
                 ready, _none, _none = select.select([listener.fileno(), owner_fd, term], [], [])
                 if owner_fd in ready:
-                    self._is_over = "the rollout's process has ended"
+                    self._end("the rollout's process has ended")
                 elif term in ready:
-                    self._is_over = "it was told to end by a signal"
+                    self._end("it was told to end by a signal")
                 else:
                     self._serve_one(listener)
         except BaseException as exc:
-            self._is_over = f"it failed: {type(exc).__name__}: {exc}"
+            self._end(f"it failed: {type(exc).__name__}: {exc}")
             raise
-        finally:
-            self._leave(list(self._hosts))
-            self._log.append("ended", reason=self._is_over)
+
+    def _end(self, reason: str) -> None:
+        self._is_over = True
+        self._leave(list(self._hosts))
+        self._log.append("ended", reason=reason)
 
     def _serve_one(self, listener: socket.socket) -> None:
         """One that comes and says nothing sensible must not end the watch."""
@@ -105,8 +107,7 @@ class Watcher:
         elif do == "leave":
             self._leave(hosts)
         elif do == "end":
-            self._leave(list(self._hosts))
-            self._is_over = ROLLOUT_ENDED
+            self._end(ROLLOUT_ENDED)  # before the answer: who gets it reads what was written down
         elif do != "hello":
             raise ValueError(f"nobody knows how to {do!r}")
         return {"pid": os.getpid()}

@@ -5,8 +5,18 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What the descriptors of ``pid`` are links to; one that it closes meanwhile is left out."""
+    links = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            links[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return links
 
 
 def listening_at(pid: int, address: Any) -> set[str]:
@@ -19,14 +29,13 @@ def listening_at(pid: int, address: Any) -> set[str]:
         rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
         # Flags 00010000: it listens.
         inodes = {row[6] for row in rows if row[-1] == address.replace("\0", "@") and row[3] == "00010000"}
-    links = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
-    return links & {f"socket:[{inode}]" for inode in inodes}
+    return set(descriptors(pid).values()) & {f"socket:[{inode}]" for inode in inodes}
 
 
 def listener(pid: int, address: Any) -> int:
     """The descriptor with which ``pid`` listens at ``address``."""
     (link,) = listening_at(pid, str(address) if isinstance(address, Path) else address)
-    return next(int(name) for name in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{name}") == link)
+    return next(number for number, target in descriptors(pid).items() if target == link)
 
 
 def is_blocking(pid: int, fd: int) -> bool:
