@@ -129,7 +129,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="vmm-vfio-") as folder:
             builder = Builder(Path(folder), given, progress)
             for iommu, plan in plans(arguments):
-                machine = Machine(builder.emulator(), builder.kernel(plan.backend), Path(folder), plan.devices)
+                kernel, races = builder.kernel(plan.backend), plan.suite == "stock"
+                machine = Machine(builder.emulator(), kernel, Path(folder), plan.devices, races)
                 initrd = builder.initrd(plan)
                 if arguments.shell:
                     return machine.shell(iommu, initrd)

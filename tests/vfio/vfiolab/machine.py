@@ -45,9 +45,14 @@ class Run:
 
 
 class Machine:
-    """``emulator`` is the folder of the QEMU, ``folder`` one for disks, ``devices`` the names of what is passed through."""
+    """``emulator`` is the folder of the QEMU, ``folder`` one for disks, ``devices`` the names of what is passed through.
 
-    def __init__(self, emulator: Path, kernel: Kernel, folder: Path, devices: list[str]) -> None:
+    ``races``: emulate each CPU in a thread of its own, for what is lost by a race. Else all are in one: with more the emulator
+    now and then ended, or left a busy VM in an endless page fault, whatever was done to the VM.
+    """
+
+    def __init__(self, emulator: Path, kernel: Kernel, folder: Path, devices: list[str], races: bool) -> None:
+        self._threads = "multi" if races else "single"
         self._emulator = emulator
         self._kernel = kernel
         self._folder = folder
@@ -62,7 +67,7 @@ class Machine:
         return [
             str(self._emulator / BINARY), "-L", str(self._emulator / "share/qemu"),
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
-            "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
+            "-accel", f"tcg,thread={self._threads},tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
             *arguments,
             *(PEER if any(device.load == "net" for device in self._devices) else ()),
             *(word for device in self._devices for word in device.emulated_arguments(self._folder)),
