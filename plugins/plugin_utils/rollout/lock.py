@@ -98,7 +98,7 @@ def _living(directory: Path) -> Iterator[dict[str, Any]]:
         lock = json.loads(path.read_text(encoding="utf-8"))
         if lock["pid_namespace"] != _pid_namespace():
             continue
-        if start_ticks(lock["pid"]) == lock["start_ticks"]:
+        if lives(lock["pid"], lock["start_ticks"]):
             yield lock
         else:
             path.unlink()
@@ -106,6 +106,11 @@ def _living(directory: Path) -> Iterator[dict[str, Any]]:
 
 def _pid_namespace() -> int:
     return os.stat(_PID_NAMESPACE).st_ino
+
+
+def lives(pid: int, started: int | None) -> bool:
+    """Tell whether a process is the one that had ``started`` (ticks) when it was noted; none is that was gone by then."""
+    return started is not None and start_ticks(pid) == started
 
 
 def start_ticks(pid: int) -> int | None:

@@ -240,7 +240,7 @@ def _is_held(shard: Mapping[str, Any]) -> bool:
     if shard["state"] != _RUNS or shard["until"] <= _now_s():
         return False
     here = owner["controller"] == lock.controller_id()
-    return not here or lock.start_ticks(owner["pid"]) == owner["start_ticks"]
+    return not here or lock.lives(owner["pid"], owner["start_ticks"])
 
 
 def _owner(pid: int) -> dict[str, Any]:

@@ -33,6 +33,15 @@ def core_calls(fleet: Fleet, name: str) -> list[str]:
     return [call for call in fleet.host(name)["calls"] if call.startswith(("core", "preflight", "finish", "default"))]
 
 
+def by_what_right(fleet: Fleet, name: str) -> dict[str, set[bool]]:
+    """For each module that changes a host, whether it showed the lease of the last run."""
+    token = next(event["token"] for event in reversed(fleet.journal()) if "token" in event)
+    return {module: {shown == token for shown in tokens} for module, tokens in fleet.host(name)["leases"].items()}
+
+
+BY_LEASE = {"artifact_default": {True}, "kvm_core": {True}, "vm_upgrade": {True}}
+
+
 def test_load_move_judge_then_default_and_unload(fleet: Fleet) -> None:
     for name in ("h1", "h2", "h3"):
         fleet.add_thin_host(name, {"vm1": {}, "vm2": {}})
@@ -51,6 +60,7 @@ def test_load_move_judge_then_default_and_unload(fleet: Fleet) -> None:
             f"core default {CORE_NEW}",
             f"core absent {CORE_OLD}",
         ]
+        assert by_what_right(fleet, name) == BY_LEASE
     judged = first.output.index("[wave 0] gate PASS")
     assert first.output.index("[wave 0] h1: ok") < judged < first.output.index("[wave 0] h1: KVM cores ok")
     report = valid(fleet.report())
@@ -106,6 +116,7 @@ def test_a_sick_vm_takes_its_wave_back_and_the_new_core_is_unloaded(fleet: Fleet
     for name in fleet.inventory:
         assert (fleet.builds(name), fleet.cores(name)) == ({"vm1": OLD}, ({"vm1": CORE_OLD}, {CORE_OLD: True}))
     assert f"core default {CORE_NEW}" not in core_calls(fleet, "h1"), "a core is no default before the gate"
+    assert (by_what_right(fleet, "h1"), by_what_right(fleet, "h2")) == (BY_LEASE, BY_LEASE)
     assert "calls" not in fleet.host("h3")
     report = valid(fleet.report())
     assert "h2/vm1: less healthy than before" in report["exit_reason"]

@@ -50,6 +50,14 @@ def test_the_lock_of_a_process_that_has_gone_is_void() -> None:
     assert locks() == ["two"]
 
 
+def test_an_owner_that_was_gone_when_it_locked_keeps_nobody_out() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock.acquire("one", {"h1": "10.0.0.1"}, gone.pid)
+    lock.acquire("two", {"h1": "10.0.0.1"}, os.getpid())
+    assert locks() == ["two"]
+
+
 def test_a_lock_of_another_container_is_left_to_the_lease_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process is not seen from here, which does not make it dead; by its name a host knows it for another controller."""
     lock.acquire("one", {"h1": "10.0.0.1"}, os.getpid())

@@ -12,7 +12,8 @@ whether the next ``vm_upgrade`` is killed after it began. A host with ``cores``:
 whether it is the default; each of its VMs has ``kvm``, the core it is on, and optionally ``sick_on`` names one. ``trials``:
 those that a rollout has loaded and not settled. ``held``: cores that cannot be unloaded, name of the build → why. ``no_load``,
 ``no_default``: why those fail. ``warnings`` of a VM: what preflight warns of; ``monitors``: what ``vm_health`` tells of them.
-``no_answer``: why preflight fails. ``told``: what upgrades of a rollout came to.
+``no_answer``: why preflight fails. ``told``: what upgrades of a rollout came to. ``leases``: by which token of a lease each
+change was asked for, name of the module → tokens, null where there was none.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def opened(state_dir: str, call: str) -> Iterator[dict[str, Any]]:
         stream.seek(0)
         stream.truncate()
         json.dump(host, stream)
+
+
+def note_lease(host: dict[str, Any], module: str, lease: dict[str, Any] | None) -> None:
+    """Remember by what right something is changed."""
+    host.setdefault("leases", {}).setdefault(module, []).append(int(lease["token"]) if lease else None)
 
 
 def chosen(host: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import opened
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import note_lease, opened
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     with opened(module.params["state_dir"], "default") as host:
         previous = host["default"]
         if not module.check_mode:
+            note_lease(host, "artifact_default", module.params["lease"])
             host["default"] = build_id
     module.exit_json(changed=previous != build_id, previous=previous)
 

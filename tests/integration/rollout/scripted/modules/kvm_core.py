@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import opened
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host import note_lease, opened
 
 
 def main() -> None:
@@ -28,6 +28,8 @@ def main() -> None:
     )
     state, build_id = module.params["state"], module.params["build_id"]
     with opened(module.params["state_dir"], f"core {state} {build_id}") as host:
+        if not module.check_mode:
+            note_lease(host, "kvm_core", module.params["lease"])
         reason, cores = _obstacle(host, state, build_id), dict(host["cores"])
         if state == "absent":
             cores.pop(build_id, None)

@@ -16,6 +16,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.scripted_host imp
     chosen,
     is_missing,
     is_there,
+    note_lease,
     opened,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.lease import Claim, Lease, LeaseError
@@ -66,6 +67,8 @@ def main() -> None:
             host.setdefault("budgets_ms", []).append(module.params["pause_budgets_ms"])
             host.setdefault("vfio_risks", []).append(module.params["accept_vfio_risk"])
         idle = all(is_there(vm, build_id, kvm_build_id) for vm in vms.values())
+        if not module.check_mode:
+            note_lease(host, "vm_upgrade", module.params["lease"])
         if not (module.check_mode or begun or idle):
             host["begun"] = True
     if told and not module.check_mode:
