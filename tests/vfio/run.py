@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """VMs with passed-through devices, moved to another QEMU while the devices work: ``run.py [options] [CASE ...]``.
 
-Prints a table. A run of everything writes it to ``build/results/vfio.json`` as well. As root.
+Prints a table. A run of everything writes it to ``build/results/vfio.json`` as well. As root. As many hosts are emulated at
+once as there are CPUs, each of which takes one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,29 +47,62 @@ RESULTS = BUILD / "results" / "vfio.json"
 LIMIT_S = 3600
 
 
-def run(plan: Plan, iommu: str, machine: Machine, initrd: Path, progress: Progress) -> tuple[list[Row], list[Pins]]:
-    """Boot, run the plan, and judge it."""
-    logs = BUILD / "test-logs" / "vfio"
-    logs.mkdir(parents=True, exist_ok=True)
-    name = f"{iommu}-{plan.backend}-{plan.suite}"
+@dataclass(frozen=True)
+class Boot:
+    """A host to be emulated, with what it is to do."""
 
-    def tell(facts: dict[str, Any]) -> None:
-        progress.say(f"{name}: {facts['case']}: {facts['complaint'] or 'done'} ({facts['seconds']} s)")
+    iommu: str
+    plan: Plan
+    machine: Machine
+    initrd: Path
 
-    ran = machine.run(iommu, initrd, logs / f"{name}.log", LIMIT_S, tell)
-    facts = {told["case"]: told for told in ran.facts}
-    rows = []
-    for case in plan.chosen():
-        devices = [device for device in plan.devices if not case.devices or device in case.devices]
-        if case.name in facts:
-            rows += rows_of(case, iommu, plan.backend, facts[case.name], devices)
-        else:
-            rows += missing(case, iommu, plan.backend, devices, ran.why_not_so_far())
-    wrong = [row for row in rows if row.why]
-    progress.say(f"{name}: {len(rows)} rows, {len(wrong)} failed ({ran.seconds:.0f} s)")
-    pins = [Pins.of(iommu, plan.backend, told) for told in ran.facts if "pinned_kib" in told]
-    print("\n".join([render(rows), *(each.line() for each in pins)]), flush=True)
-    return rows, pins
+    def run(self, progress: Progress, ended: threading.Event) -> tuple[list[Row], list[Pins]]:
+        """Boot, run the plan, and judge it."""
+        logs = BUILD / "test-logs" / "vfio"
+        logs.mkdir(parents=True, exist_ok=True)
+        backend = self.plan.backend
+        name = f"{self.iommu}-{backend}-{self.plan.suite}"
+
+        def tell(facts: dict[str, Any]) -> None:
+            progress.say(f"{name}: {facts['case']}: {facts['complaint'] or 'done'} ({facts['seconds']} s)")
+
+        ran = self.machine.run(self.iommu, self.initrd, logs / f"{name}.log", LIMIT_S, tell, ended)
+        facts = {told["case"]: told for told in ran.facts}
+        rows = []
+        for case in self.plan.chosen():
+            devices = [device for device in self.plan.devices if not case.devices or device in case.devices]
+            if case.name in facts:
+                rows += rows_of(case, self.iommu, backend, facts[case.name], devices)
+            else:
+                rows += missing(case, self.iommu, backend, devices, ran.why_not_so_far())
+        wrong = [row for row in rows if row.why]
+        progress.say(f"{name}: {len(rows)} rows, {len(wrong)} failed ({ran.seconds:.0f} s)")
+        pins = [Pins.of(self.iommu, backend, told) for told in ran.facts if "pinned_kib" in told]
+        print("\n".join([render(rows), *(each.line() for each in pins)]), flush=True)
+        return rows, pins
+
+
+def boots(found: list[tuple[str, Plan]], builder: Builder, folder: Path) -> list[Boot]:
+    """Build what is to be booted, with a folder for each host."""
+    made = []
+    for number, (iommu, plan) in enumerate(found):
+        own = folder / str(number)
+        own.mkdir()
+        machine = Machine(builder.emulator(), builder.kernel(plan.backend), own, plan.devices)
+        made.append(Boot(iommu, plan, machine, builder.initrd(plan, own / "initrd")))
+    return made
+
+
+def run_all(hosts: list[Boot], jobs: int, progress: Progress) -> list[tuple[list[Row], list[Pins]]]:
+    """Run so many at once, and end those that run when this is interrupted."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(lambda host: host.run(progress, ended), hosts))
+        except BaseException:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def plans(arguments: argparse.Namespace) -> list[tuple[str, Plan]]:
@@ -101,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--iommu", action="append", choices=list(IOMMUS), help="only this one")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one")
     parser.add_argument("--device", action="append", choices=list(BY_NAME), help="only this one, may be repeated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="hosts at once (%(default)s)")
     parser.add_argument("--hops", type=int, default=50, help="upgrades of the soak (%(default)s)")
     parser.add_argument(
         "--build",
@@ -114,6 +153,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(known):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    if arguments.jobs < 1:
+        parser.error("--jobs: at least one host is to run")
     return arguments
 
 
@@ -122,24 +163,22 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress()
     given = {name: Path(folder).resolve() for name, _, folder in (text.partition("=") for text in arguments.build)}
-    rows: list[Row] = []
-    controls: list[Row] = []
-    pins: list[Pins] = []
     try:
         with tempfile.TemporaryDirectory(prefix="vmm-vfio-") as folder:
             builder = Builder(Path(folder), given, progress)
-            for iommu, plan in plans(arguments):
-                kernel, races = builder.kernel(plan.backend), plan.suite == "stock"
-                machine = Machine(builder.emulator(), kernel, Path(folder), plan.devices, races)
-                initrd = builder.initrd(plan)
-                if arguments.shell:
-                    return machine.shell(iommu, initrd)
-                judged, pinned = run(plan, iommu, machine, initrd, progress)
-                (controls if plan.suite == "stock" else rows).extend(judged)
-                pins += pinned
+            hosts = boots(plans(arguments), builder, Path(folder))
+            if arguments.shell:
+                return hosts[0].machine.shell(hosts[0].iommu, hosts[0].initrd)
+            results = run_all(hosts, arguments.jobs, progress)
     except (LabError, LiveUpgradeError) as error:
         progress.say(str(error))
         return 1
+    rows: list[Row] = []
+    controls: list[Row] = []
+    pins: list[Pins] = []
+    for host, (judged, pinned) in zip(hosts, results):
+        (controls if host.plan.suite == "stock" else rows).extend(judged)
+        pins += pinned
     if not (arguments.cases or arguments.device or arguments.suite or arguments.iommu or arguments.backend):
         write_results(rows, controls, pins)
     failed = [row for row in rows + controls if row.why]

@@ -31,7 +31,7 @@ class Measure:
     def finish(self) -> dict[str, Any]:
         """Wait until all devices have shown that they work, and return what there is to tell."""
         vm = self._vm
-        working = self._await_proof()
+        working, ticking = self._await_proof()
         tick_gap_ms, gaps_ms = vm.status.gaps_ms()
         devices = {}
         for device in vm.spec.devices:
@@ -42,7 +42,7 @@ class Measure:
                 "longest_gap_ms": round(gaps_ms[device.slot], 1),
             }
         return {
-            "vm_alive": self._ticking and alive(vm.pid),
+            "vm_alive": ticking and alive(vm.pid),
             "devices": devices,
             "tick_gap_ms": round(tick_gap_ms, 1),
             "complaints": vm.status.complaints() - self._complaints,
@@ -50,7 +50,8 @@ class Measure:
             "dma_maps": [now - then for now, then in zip(maps(), self._maps)],
         }
 
-    def _await_proof(self) -> set[str]:
+    def _await_proof(self) -> tuple[set[str], bool]:
+        """Return the devices that work, and whether the guest still ticks: one that did for a while may stop for good."""
         status = self._vm.status
         after = {device.name: status.counts(device.slot).ios for device in self._vm.spec.devices}
         first = ticks = status.ticks()
@@ -66,5 +67,4 @@ class Measure:
             for device in self._vm.spec.devices:
                 if status.counts(device.slot).ios >= after[device.name] + PROOF:
                     working.add(device.name)
-        self._ticking = status.ticks() > first
-        return working
+        return working, first < status.ticks() and time.monotonic() < ticked_s + LOST_S

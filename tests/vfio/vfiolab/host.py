@@ -70,9 +70,8 @@ class Builder:
     def emulator(self) -> Path:
         return get_outer_qemu(self._cache, default_artifact(NEW_SERIES), self._progress)
 
-    def initrd(self, plan: Plan) -> Path:
-        """The initial root with the plan in it."""
-        target = self._scratch / "initrd"
+    def initrd(self, plan: Plan, target: Path) -> Path:
+        """Write the initial root with the plan in it."""
         driver = driver_root({**dataclasses.asdict(plan), "cases": [case.name for case in plan.chosen()]})
         with open(target, "wb") as initrd:
             for part in (self._base(plan.backend), self._common(), driver):

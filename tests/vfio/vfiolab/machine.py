@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,14 +46,9 @@ class Run:
 
 
 class Machine:
-    """``emulator`` is the folder of the QEMU, ``folder`` one for disks, ``devices`` the names of what is passed through.
+    """``emulator`` is the folder of the QEMU, ``folder`` one for disks, ``devices`` the names of what is passed through."""
 
-    ``races``: emulate each CPU in a thread of its own, for what is lost by a race. Else all are in one: with more the emulator
-    now and then ended, or left a busy VM in an endless page fault, whatever was done to the VM.
-    """
-
-    def __init__(self, emulator: Path, kernel: Kernel, folder: Path, devices: list[str], races: bool) -> None:
-        self._threads = "multi" if races else "single"
+    def __init__(self, emulator: Path, kernel: Kernel, folder: Path, devices: list[str]) -> None:
         self._emulator = emulator
         self._kernel = kernel
         self._folder = folder
@@ -67,7 +63,7 @@ class Machine:
         return [
             str(self._emulator / BINARY), "-L", str(self._emulator / "share/qemu"),
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-no-reboot",
-            "-accel", f"tcg,thread={self._threads},tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
+            "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G",
             *arguments,
             *(PEER if any(device.load == "net" for device in self._devices) else ()),
             *(word for device in self._devices for word in device.emulated_arguments(self._folder)),
@@ -75,10 +71,18 @@ class Machine:
             "-append", f"{KERNEL_ARGUMENTS} {kernel_arguments} {more}",
         ]  # fmt: skip
 
-    def run(self, iommu: str, initrd: Path, log: Path, limit_s: float, told: Callable[[dict[str, Any]], None]) -> Run:
+    def run(
+        self,
+        iommu: str,
+        initrd: Path,
+        log: Path,
+        limit_s: float,
+        told: Callable[[dict[str, Any]], None],
+        ended: threading.Event,
+    ) -> Run:
         """Boot, run the plan that ``initrd`` holds; ``log`` gets the console, and beside it the results.
 
-        ``told`` hears each result when it comes.
+        ``told`` hears each result when it comes. ``ended`` is set by whoever wants no more.
         """
         results = log.with_suffix(".jsonl")
         results.unlink(missing_ok=True)
@@ -90,7 +94,7 @@ class Machine:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         facts: list[dict[str, Any]] = []
         try:
-            while process.poll() is None and time.monotonic() < began_s + limit_s:
+            while process.poll() is None and time.monotonic() < began_s + limit_s and not ended.is_set():
                 time.sleep(LOOK_EVERY_S)  # a file that grows can only be looked at
                 for result in _read(results)[len(facts) :]:
                     facts.append(result)
