@@ -46,6 +46,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.last_words import last_lines
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import spawn_like, start_ticks
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.backends import PRIVATE_MONITOR
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import CommandPlan
 
 _CAPABILITIES = {"return-path", "events"}
 
@@ -80,15 +81,15 @@ class CprTransfer:
         self._target_pidfd = -1
         self._stop_us = 0
 
-    def run(self, argv: list[str], descriptors: dict[int, int], owner: tuple[int, int]) -> Committed:
-        """Start ``argv`` and move the guest into it.
+    def run(self, command: CommandPlan, descriptors: dict[int, int], owner: tuple[int, int]) -> Committed:
+        """Start ``command`` and move the guest into it.
 
         ``descriptors``: number seen by the target → our descriptor behind it. ``owner``: uid and gid of the VM.
         Raises ``TakenBack``, ``GuestStranded`` or ``GuestLost``; a failed journal before the pause is a ``TakenBack``.
         """
         try:
             self._prepare_source()
-            self._spawn_target(argv, descriptors, owner)
+            self._spawn_target(command, descriptors, owner)
             self._note("handing-over", target_pid=self._target_pid)
             self._start_migration()
             self._await_completion()
@@ -154,7 +155,7 @@ class CprTransfer:
         states = [{"capability": name, "state": state} for names, state in ((on, True), (off, False)) for name in names]
         self._source.execute("migrate-set-capabilities", {"capabilities": states})
 
-    def _spawn_target(self, argv: list[str], descriptors: dict[int, int], owner: tuple[int, int]) -> None:
+    def _spawn_target(self, command: CommandPlan, descriptors: dict[int, int], owner: tuple[int, int]) -> None:
         """Start the target on listening sockets of ours, so that there is nothing to wait for before connecting."""
         with _listener(self._cpr_path, owner) as cpr, _listener(self._monitor_path, (0, 0)) as monitor:
             first = max(descriptors, default=2) + 1
@@ -164,12 +165,13 @@ class CprTransfer:
             self._target_pid = spawn_like(
                 self._source_pid,
                 [
-                    *argv,
+                    *command.argv,
                     *("-S", "-incoming", f"unix:{self._main_path}", "-incoming", json.dumps(channel)),
                     *("-chardev", chardev, "-mon", f"chardev={PRIVATE_MONITOR},mode=control"),
                 ],
                 {**descriptors, **numbers},
                 self._log_path,
+                command.environment,
             )
         self._target_pidfd = os.pidfd_open(self._target_pid)
         self._note("spawned", target_pid=self._target_pid, target_start_ticks=start_ticks(self._target_pid))

@@ -26,10 +26,10 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
     TakenBack,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import VmResult
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.pidfile import rewrite_pidfile
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import monitor_of
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.threads import carry_over
-from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.vm_upgrade import write_pidfile
 
 _LIMITS = Limits(prepare_s=30, downtime_s=30)
 
@@ -144,9 +144,9 @@ def _recover_vm(vm: _Interrupted, transaction: Path, journal: Journal, new_build
         result.outcome, result.new_pid, result.new_build_id = "upgraded", new_pid, new_build_id
         result.kvm_build_id = vm.kvm_build_id_after
         carried = carry_over(vm.threads, new_pid, lambda: monitor_of(vm.qmp_paths, new_pid))
-        result.threads, result.warnings = carried.done, carried.failed
+        result.threads, result.warnings = carried.done, [*carried.failed]
         if vm.pidfile:
-            write_pidfile(Path(vm.pidfile), new_pid)
+            result.warnings += rewrite_pidfile(vm.pidfile, vm.old_pid, new_pid)
     except TakenBack:
         result.outcome = "rolled_back"
         result.error = (

@@ -62,13 +62,17 @@ class _Twin:
     no_new_privs: bool
 
 
-def spawn_like(pid: int, argv: list[str], descriptors: dict[int, int], log_path: Path) -> int:
+def spawn_like(
+    pid: int, argv: list[str], descriptors: dict[int, int], log_path: Path, environment: dict[str, str] | None = None
+) -> int:
     """Execute ``argv`` as a twin of process ``pid`` and return the new pid, a child of the caller.
 
     ``descriptors`` maps the number that the new process sees to the descriptor of the caller behind it; all others but
-    0, 1 and 2 are closed. Standard output and error are appended to ``log_path``. Raises ``SpawnError``.
+    0, 1 and 2 are closed. ``environment`` is added to that of ``pid``. Standard output and error are appended to
+    ``log_path``. Raises ``SpawnError``.
     """
     twin = _read_twin(pid)
+    twin.environment.update({os.fsencode(name): os.fsencode(value) for name, value in (environment or {}).items()})
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     log_fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     child = os.fork()

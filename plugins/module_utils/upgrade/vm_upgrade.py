@@ -30,6 +30,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over
     TakenBack,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.model import UpgradeRequest, VmResult
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.pidfile import rewrite_pidfile
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.ram_word import RamWordWatcher, gap_over
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.source import (
     fetched_descriptors,
@@ -158,7 +159,7 @@ class VmUpgrade:
                 committed = vfork.run(command.argv, list(descriptors))
             else:
                 transfer = twin = self._transfer(source)
-                committed = twin.run(command.argv, descriptors, (vm.uid, vm.gid))
+                committed = twin.run(command, descriptors, (vm.uid, vm.gid))
             self._committed = True
             self._result.new_pid = committed.target_pid
             self._result.new_build_id = self._request.build_id
@@ -168,7 +169,8 @@ class VmUpgrade:
             self._measure_cost(committed)
             transfer.release_source()
             self._note_late("released")
-            self._rewrite_pidfile(command.pidfile, committed.target_pid)
+            if command.pidfile:
+                self._result.warnings += rewrite_pidfile(command.pidfile, vm.pid, committed.target_pid)
         except TakenBack:
             taps.restore()
             raise
@@ -263,23 +265,9 @@ class VmUpgrade:
         except JournalError as exc:
             self._result.warnings.append(str(exc))
 
-    def _rewrite_pidfile(self, pidfile: str | None, pid: int) -> None:
-        if pidfile:
-            try:
-                write_pidfile(Path(pidfile), pid)
-            except OSError as exc:
-                self._result.warnings.append(f"the pid file {pidfile} still names the old process: {exc.strerror}")
-
 
 def workspace_of(request: UpgradeRequest, transaction_id: str, vm_name: str) -> Path:
     """Return the directory for the sockets of one hand-over; an odd or long name becomes a digest."""
     if not re.fullmatch(r"[A-Za-z0-9_@][A-Za-z0-9_@.-]{0,31}", vm_name):
         vm_name = hashlib.sha256(vm_name.encode()).hexdigest()[:16]  # a socket's path has 107 bytes at most
     return Path(request.run_dir) / transaction_id / vm_name
-
-
-def write_pidfile(path: Path, pid: int) -> None:
-    """Put ``pid`` into an existing pid file, in place, as QEMU itself does."""
-    with open(path, "r+", encoding="ascii") as stream:
-        stream.truncate(0)
-        stream.write(f"{pid}\n")

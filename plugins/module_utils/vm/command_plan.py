@@ -44,12 +44,17 @@ class Problem:
         return self.message
 
 
+PIDFILE_VARIABLE = "VMM_LIVE_UPGRADE_PIDFILE"
+"""Names the pid file of a VM that was started with one, for processes that are not told by an option."""
+
+
 @dataclass
 class CommandPlan:
     """A command line for the new process. With any ``problems`` it must not be used.
 
     ``changes``: readable lines, what differs for the VM or its user and why. ``pidfile``: the file that has to name the
-    new process, which does not write it itself. ``clients``: connections that the new process has to be given once it runs.
+    new process, which does not write it itself; its successors know it by their environment. ``clients``: connections that
+    the new process has to be given once it runs.
     """
 
     argv: list[str]
@@ -58,6 +63,11 @@ class CommandPlan:
     problems: list[Problem] = field(default_factory=list)
     pidfile: str | None = None
     clients: list[HeldClient] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a new process that the engine starts is told besides what it inherits."""
+        return {PIDFILE_VARIABLE: self.pidfile} if self.pidfile else {}
 
 
 class Draft:

@@ -30,6 +30,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_line i
     render,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import (
+    PIDFILE_VARIABLE,
     CommandPlan,
     Draft,
     InheritedFd,
@@ -118,7 +119,7 @@ class _Recreation:
     """One walk over the options of a VM, each handled by the method or table that knows it."""
 
     def __init__(self, vm: Vm, state: RunningState, draft: Draft, build_dir: Path) -> None:
-        self.pidfile: str | None = None
+        self.pidfile = _pidfile_before(vm.pid)
         self._vm = vm
         self._state = state
         self._draft = draft
@@ -184,6 +185,7 @@ class _Recreation:
     def _pid_file(self, option: Option) -> list[Option]:
         path = str(Path(self._draft.working_directory) / (option.value or ""))
         if self._draft.of_child:
+            self.pidfile = None
             return [Option("pidfile", path)]  # a child takes the file over with the guest
         self.pidfile = path
         self._draft.change(f"-pidfile is dropped: the upgrade writes the new pid into {self.pidfile}")
@@ -310,6 +312,13 @@ class _Recreation:
                 option, "it uses the terminal of the old process (-display none is the same without it)"
             )
         return [option]
+
+
+def _pidfile_before(pid: int) -> str | None:
+    """Return the pid file that process ``pid``, which an earlier upgrade started, has without an option."""
+    prefix = f"{PIDFILE_VARIABLE}=".encode()
+    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((os.fsdecode(entry.removeprefix(prefix)) for entry in entries if entry.startswith(prefix)), None)
 
 
 def _below_proc(path: Path) -> bool:

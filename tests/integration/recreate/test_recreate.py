@@ -310,8 +310,7 @@ def test_listening_sockets_are_handed_over_and_their_paths_stay(
                 assert b"QMP" in client.recv(100)
     assert it.plan(qemu_new).problems == []
     again = it.move(qemu_new)
-    if it.mechanism == "vfork":
-        assert (tmp_path / "pid").read_text() == f"{again.new_pid}\n"
+    assert (tmp_path / "pid").read_text() == f"{again.new_pid}\n"
 
 
 @pytest.mark.parametrize("value", ["chroot=/", "exit-with-parent=on"])

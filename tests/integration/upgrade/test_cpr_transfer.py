@@ -27,6 +27,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_trans
     TakenBack,
 )
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.spawn import start_ticks
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import CommandPlan
 from ansible_collections.vmm.live_upgrade.tests.integration.local_qemu import LocalQemu, QemuFactory, firmware
 
 Note = Callable[[str, dict[str, Any]], None]
@@ -66,7 +67,7 @@ class Bench:
         self.transfer = CprTransfer(
             self.source.pid, self.monitor, self.workspace, self.log, Limits(prepare_s, downtime_s), note
         )
-        return self.transfer.run(argv, {}, (os.getuid(), os.getgid()))
+        return self.transfer.run(CommandPlan(argv), {}, (os.getuid(), os.getgid()))
 
     def assert_source_runs_on(self) -> None:
         """The guest counts, in the source, whose settings are as before; the target is gone and reaped."""
@@ -272,7 +273,7 @@ def test_interrupted_after_completion_is_finished_by_the_next_engine(bench: Benc
 
     transfer._commit = die  # type: ignore[method-assign]
     with pytest.raises(Died):
-        transfer.run(bench.argv(qemu_new), {}, (0, 0))
+        transfer.run(CommandPlan(bench.argv(qemu_new)), {}, (0, 0))
     transfer.close()
     bench.source.assert_not_counting()
 
