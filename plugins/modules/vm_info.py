@@ -247,6 +247,11 @@ vms:
             - Whether the kernel can give the DMA mappings to another process, asked of the very containers that the VM has.
             - Null when they give no answer.
           type: bool
+        counted_for_user:
+          description:
+            - Whether what iommufd has pinned counts for the user of the process, and so for both processes at a hand-over.
+            - Null when it has no iommufd, or that gives no answer.
+          type: bool
     locked_memory:
       description: What the process has locked, and what a process that takes its place may lock. Null when it cannot be read.
       type: dict
@@ -255,7 +260,9 @@ vms:
           description: Locked memory (C(VmLck)). Pages that a legacy container has pinned count here.
           type: int
         pinned_kib:
-          description: Pinned memory (C(VmPin)). Pages that iommufd has pinned count here, and against the limit of the user.
+          description:
+            - Pinned memory (C(VmPin)). Pages that iommufd has pinned count here.
+            - C(counted_for_user) of C(vfio) tells against whose limit.
           type: int
         limit_kib:
           description: The limit of locked memory (C(RLIMIT_MEMLOCK)), null for none.

@@ -5,7 +5,8 @@
 
 The pages stay pinned, and who has them is charged for them. A legacy container charges the memory of the new process before it
 lets that of the old one go; each has the limit for itself. iommufd charges the user, who pays for both for a moment, and for all
-other VMs of that user as well. Where the limit does not allow it, the new process fails within the pause.
+other VMs of that user as well, unless whoever opened it has told it to charge the process, as libvirt can. Where the limit does
+not allow it, the new process fails within the pause.
 PRIVATE to the collection.
 """
 
@@ -33,9 +34,10 @@ def check_vfio(verdict: Verdict, vm: Vm, options: list[Option], root: Path = Pat
         return
     if memory.exempt or memory.limit_kib is None:
         return
-    if vm.vfio.groups:
-        _check_legacy(verdict, memory, memory.limit_kib)
-    if vm.vfio.cdevs and memory.pinned_kib:
+    of_process = vm.vfio.counted_for_user is False
+    if vm.vfio.groups or of_process:
+        _check_process(verdict, memory, memory.limit_kib)
+    if vm.vfio.cdevs and memory.pinned_kib and not of_process:
         _check_iommufd(verdict, vm, options, memory, memory.limit_kib, root)
 
 
@@ -57,7 +59,7 @@ def _check_kernel(verdict: Verdict, use: VfioUse) -> None:
         )
 
 
-def _check_legacy(verdict: Verdict, memory: LockedMemory, limit_kib: int) -> None:
+def _check_process(verdict: Verdict, memory: LockedMemory, limit_kib: int) -> None:
     """More than the limit is locked by who was root then, or before the limit was set."""
     if memory.locked_kib > limit_kib:
         verdict.refuse(

@@ -72,11 +72,13 @@ class VfioUse:
     """By what the process has VFIO devices: ``groups`` of legacy containers, and ``cdevs`` of iommufd.
 
     ``mappings_can_move``: whether the kernel can give their DMA mappings to another process, null when it cannot be told.
+    ``counted_for_user``: whether what iommufd has pinned counts for the user of the process, null without one.
     """
 
     groups: list[str]
     cdevs: list[str]
     mappings_can_move: bool | None
+    counted_for_user: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ _CHECK_EXTENSION = 0x3B65
 _UNMAP_ALL, _UPDATE_VADDR = 9, 10
 _IOAS_MAP_FILE = 0x3B8F
 _IOAS_CHANGE_PROCESS = 0x3B92
+_IOMMU_OPTION, _RLIMIT_MODE, _OPTION_GET = 0x3B87, 0, 1
+_OPTION = struct.Struct("=IIHHIQ")  # size, option, operation, reserved, object, value
 
 Answer = Callable[[int], bool]
 
@@ -53,6 +56,13 @@ def container_can_change_process(fd: int) -> bool:
 def iommufd_can_change_process(fd: int) -> bool:
     """Tell the same of an open ``/dev/iommu``, of which nothing is changed. Raises ``OSError``."""
     return _knows(fd, _IOAS_CHANGE_PROCESS)
+
+
+def iommufd_counts_for_user(fd: int) -> bool:
+    """Tell whether what an open ``/dev/iommu`` pins counts for the user; else it counts for the process. Raises ``OSError``."""
+    option = bytearray(_OPTION.pack(_OPTION.size, _RLIMIT_MODE, _OPTION_GET, 0, 0, 0))
+    fcntl.ioctl(fd, _IOMMU_OPTION, option)
+    return not _OPTION.unpack(option)[-1]
 
 
 def _is_as_new_as_change_of_vaddr(fd: int) -> bool:

@@ -15,6 +15,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.vfio_kernel im
     answer_of,
     container_can_change_process,
     iommufd_can_change_process,
+    iommufd_counts_for_user,
 )
 
 GROUP = re.compile(r"/dev/vfio/((?:noiommu-)?\d+)")
@@ -51,7 +52,10 @@ def vfio_use(pid: int, links: Mapping[int, str], ask: Ask = ask_descriptor) -> V
     asked = [(number, container_can_change_process) for number, link in links.items() if groups and link == _CONTAINER]
     asked += [(number, iommufd_can_change_process) for number, link in links.items() if cdevs and link == _IOMMUFD]
     answers = [ask(pid, number, question) for number, question in asked]
-    return VfioUse(groups, cdevs, _all(answers))
+    accounts = [
+        ask(pid, number, iommufd_counts_for_user) for number, link in links.items() if cdevs and link == _IOMMUFD
+    ]
+    return VfioUse(groups, cdevs, _all(answers), _any(accounts))
 
 
 def _all(answers: list[bool | None]) -> bool | None:
@@ -59,6 +63,13 @@ def _all(answers: list[bool | None]) -> bool | None:
     if False in answers:
         return False
     return None if None in answers or not answers else True
+
+
+def _any(answers: list[bool | None]) -> bool | None:
+    """A single yes decides; a silence leaves it open."""
+    if True in answers:
+        return True
+    return None if None in answers or not answers else False
 
 
 def _matching(links: Mapping[int, str], pattern: re.Pattern[str]) -> list[str]:

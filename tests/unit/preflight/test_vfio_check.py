@@ -91,6 +91,18 @@ def test_iommufd_charges_the_user_for_both(
     assert codes(judged(vm(IOMMUFD, memory(0, 100, limit)), tmp_path, *words)) == expected
 
 
+@pytest.mark.parametrize("limit,expected", [(100, []), (99, ["memlock-low"])])
+def test_iommufd_that_charges_the_process_needs_no_more_than_the_old_one_has(
+    tmp_path: Path, limit: int, expected: list[str]
+) -> None:
+    world = VfioWorld(tmp_path)
+    world.add_process(70, uid=QEMU, pinned_kib=100)
+    world.add_process(71, uid=QEMU, pinned_kib=1000)
+
+    use = dataclasses.replace(IOMMUFD, counted_for_user=False)
+    assert codes(judged(vm(use, memory(100, 100, limit)), tmp_path)) == (expected, [])
+
+
 def test_each_way_has_its_own_account(tmp_path: Path) -> None:
     """What a legacy container has pinned counts for the process, what iommufd has for the user."""
     world = VfioWorld(tmp_path)

@@ -52,6 +52,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, guest: Guest, lives: bool = True)
     monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: guest.now_s, sleep=guest.sleep))
     monkeypatch.setattr(measure, "alive", lambda _pid: lives)
     monkeypatch.setattr(measure, "maps", lambda: (0, 0))
+    monkeypatch.setattr(measure, "host_complaints", lambda: 7)
     return Measure(cast(Vm, guest)).finish()
 
 
@@ -59,6 +60,7 @@ def test_devices_that_go_on_are_seen_at_once(monkeypatch: pytest.MonkeyPatch) ->
     guest = Guest(stops_s=1000.0)
     facts = looked_at(monkeypatch, guest)
     assert facts["vm_alive"] and [told["works"] for told in facts["devices"].values()] == [True, True]
+    assert (facts["complaints"], facts["host_complaints"]) == (0, 0)
     assert facts["devices"]["nvme"]["ios"] >= PROOF and guest.now_s < NOT_LONG_S
 
 

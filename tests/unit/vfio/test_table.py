@@ -30,6 +30,7 @@ def _facts(device: dict[str, Any] | None = None, **changes: Any) -> dict[str, An
         "vm_alive": True,
         "devices": {"nvme": {**GOOD, **(device or {})}},
         "complaints": 0,
+        "host_complaints": 0,
         "pinned_kib": [262400, 262400],
         "dma_maps": [0, 0],
     }
@@ -55,7 +56,8 @@ def test_a_vm_whose_devices_work_on_passes() -> None:
         (_facts({"works": False}), "does not work any more"),
         (_facts(vm_alive=False), "the VM is lost"),
         (_facts(complaint="aborted: why"), "aborted: why"),
-        (_facts(complaints=1), "kernel complains"),
+        (_facts(complaints=1), "guest's kernel complains"),
+        (_facts(host_complaints=1), "host's kernel complains"),
         (_facts(pinned_kib=[262400, 524800]), "524800"),
         (_facts(dma_maps=[1, 0]), "1 DMA maps"),
         (_facts(dma_maps=[0, 7]), "7 unmaps"),

@@ -197,11 +197,11 @@ IOMMUFD = {6: "/dev/iommu", 7: "/dev/vfio/devices/vfio0"}
         pytest.param(LEGACY, {3: False}, VfioUse(["12"], [], False), id="legacy-that-cannot"),
         pytest.param(LEGACY, {3: None}, VfioUse(["12"], [], None), id="legacy-that-is-silent"),
         pytest.param({4: "/dev/vfio/12"}, {}, VfioUse(["12"], [], None), id="group-without-a-container"),
-        pytest.param(IOMMUFD, {6: True}, VfioUse([], ["vfio0"], True), id="iommufd"),
+        pytest.param(IOMMUFD, {6: True}, VfioUse([], ["vfio0"], True, True), id="iommufd"),
         pytest.param({**LEGACY, 6: "/dev/iommu"}, {3: True}, VfioUse(["12"], [], True), id="iommufd-not-used"),
-        pytest.param({**LEGACY, **IOMMUFD}, {3: True, 6: True}, VfioUse(["12"], ["vfio0"], True), id="both"),
+        pytest.param({**LEGACY, **IOMMUFD}, {3: True, 6: True}, VfioUse(["12"], ["vfio0"], True, True), id="both"),
         pytest.param(
-            {**LEGACY, **IOMMUFD}, {3: None, 6: False}, VfioUse(["12"], ["vfio0"], False), id="one-no-decides"
+            {**LEGACY, **IOMMUFD}, {3: None, 6: False}, VfioUse(["12"], ["vfio0"], False, True), id="one-no-decides"
         ),
         pytest.param(
             {**LEGACY, 9: "/dev/vfio/vfio"}, {3: True, 9: None}, VfioUse(["12"], [], None), id="two-containers"
@@ -211,11 +211,30 @@ IOMMUFD = {6: "/dev/iommu", 7: "/dev/vfio/devices/vfio0"}
 def test_how_a_process_has_its_devices(
     links: dict[int, str], answers: dict[int, bool | None], expected: VfioUse | None
 ) -> None:
-    def ask(pid: int, number: int, _question: Callable[[int], bool]) -> bool | None:
+    def ask(pid: int, number: int, question: Callable[[int], bool]) -> bool | None:
         assert pid == 70
-        return answers[number]
+        return True if question is vfio_kernel.iommufd_counts_for_user else answers[number]
 
     assert vfio_use(70, links, ask) == expected
+
+
+@pytest.mark.parametrize(
+    "answers,expected",
+    [
+        ({6: True}, True),
+        ({6: False}, False),
+        ({6: None}, None),
+        ({6: False, 8: True}, True),
+        ({6: False, 8: None}, None),
+    ],
+)
+def test_for_whom_iommufd_counts(answers: dict[int, bool | None], expected: bool | None) -> None:
+    def ask(_pid: int, number: int, question: Callable[[int], bool]) -> bool | None:
+        return answers[number] if question is vfio_kernel.iommufd_counts_for_user else True
+
+    links = {**IOMMUFD, **dict.fromkeys(answers, "/dev/iommu")}
+    use = vfio_use(70, links, ask)
+    assert use and use.counted_for_user is expected
 
 
 @pytest.mark.parametrize(

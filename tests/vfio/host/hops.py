@@ -29,8 +29,13 @@ def vfork(vm: Vm, build: str, *more: str, pause_budget_ms: int = 30000, rehearse
 def begin_vfork(vm: Vm, argv: list[str], pause_budget_ms: int = 30000, rehearse: bool = False) -> Info:
     """Start the new QEMU as ``argv``. Returns why not when the old one refuses, else nothing."""
     vm.monitor.execute("migrate-set-parameters", {"mode": "cpr-vfork", "cpr-exec-command": argv})
-    limits = {"pause-budget": pause_budget_ms, "prepare-timeout": int(PATIENCE_S * 1000), "rehearse": rehearse}
-    vm.monitor.execute("cpr-vfork-set", limits)
+    settings = {
+        "pause-budget": pause_budget_ms,
+        "prepare-timeout": int(PATIENCE_S * 1000),
+        "rehearse": rehearse,
+        "fds": vm.spec.inherited(),
+    }
+    vm.monitor.execute("cpr-vfork-set", settings)
     vm.monitor.drain_events()
     try:
         vm.monitor.execute("migrate", {})

@@ -10,6 +10,8 @@ _MIB = 1 << 20
 FAR = 1024 * _MIB
 # Less than the VM has.
 NEAR = 64 * _MIB
+# What it has, but not twice that.
+ONCE = 384 * _MIB
 _PR_CAPBSET_DROP, _CAP_IPC_LOCK = 24, 14
 
 

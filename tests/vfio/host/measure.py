@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from host.iommu import maps
@@ -15,6 +16,8 @@ PROOF = 12
 PROOF_S = 180.0
 # A guest without a tick for so long is lost.
 LOST_S = 60.0
+# How often the kernel found something that must not be.
+_COUNTS = (Path("/sys/kernel/warn_count"), Path("/sys/kernel/oops_count"))
 
 
 class Measure:
@@ -25,6 +28,7 @@ class Measure:
         vm.status.gaps_ms()
         self._before = {device.name: vm.status.counts(device.slot) for device in vm.spec.devices}
         self._complaints = vm.status.complaints()
+        self._host_complaints = host_complaints()
         self._maps = maps()
         self._pinned_kib = vm.pinned_kib()
 
@@ -46,6 +50,7 @@ class Measure:
             "devices": devices,
             "tick_gap_ms": round(tick_gap_ms, 1),
             "complaints": vm.status.complaints() - self._complaints,
+            "host_complaints": host_complaints() - self._host_complaints,
             "pinned_kib": [self._pinned_kib, vm.pinned_kib()],
             "dma_maps": [now - then for now, then in zip(maps(), self._maps)],
         }
@@ -68,3 +73,8 @@ class Measure:
                 if status.counts(device.slot).ios >= after[device.name] + PROOF:
                     working.add(device.name)
         return working, first < status.ticks() and time.monotonic() < ticked_s + LOST_S
+
+
+def host_complaints() -> int:
+    """How often the host's kernel has warned of itself so far."""
+    return sum(int(path.read_text()) for path in _COUNTS)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,6 +19,9 @@ from vfiolab.devices import SUBNET, Device
 # Where the host's own network device is on the root bus.
 OWN_ADDRESS = "0000:00:08.0"
 _PCI = Path("/sys/bus/pci")
+# From linux/iommufd.h: size, option, operation, reserved, object, value
+_OPTION, _IOMMU_OPTION = "=IIHHIQ", 0x3B87
+_RLIMIT_MODE, _SET = 0, 0
 
 
 def say(text: str) -> None:
@@ -62,6 +67,16 @@ def open_device(address: str, number: int) -> int:
     """
     name = next((_PCI / "devices" / address / "vfio-dev").iterdir()).name
     opened = os.open(f"/dev/vfio/devices/{name}", os.O_RDWR)
+    os.dup2(opened, number, inheritable=False)
+    os.close(opened)
+    return number
+
+
+def open_iommufd(number: int) -> int:
+    """Open an iommufd that counts what is pinned for the process, not for its user, under ``number``, which is returned."""
+    opened = os.open("/dev/iommu", os.O_RDWR)
+    size = struct.calcsize(_OPTION)
+    fcntl.ioctl(opened, _IOMMU_OPTION, struct.pack(_OPTION, size, _RLIMIT_MODE, _SET, 0, 0, 1))
     os.dup2(opened, number, inheritable=False)
     os.close(opened)
     return number

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -15,13 +16,14 @@ from pathlib import Path
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpClient, QmpDeadError, QmpError
 from host.kvm import node
 from host.limits import limit
-from host.prepare import open_device
+from host.prepare import open_device, open_iommufd
 from host.status import Status
-from vfiolab.cases import BY_DESCRIPTOR, LIMITED
+from vfiolab.cases import BY_DESCRIPTOR, LIMITED, OF_PROCESS
 from vfiolab.devices import Device
 
 MACHINE = "pc-q35-10.2"
 MEMORY_MIB = 256
+_IOMMUFD = 99
 _FIRST_DESCRIPTOR = 100
 RUN = Path("/run/vm")
 CONSOLE = RUN / "console"
@@ -75,10 +77,17 @@ class Spec:
             "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd.gz", "-append", f"{_KERNEL} vfio.jobs={jobs}",
             "-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console",
             "-qmp", f"unix:{socket},server=on,wait=off",
-            *(("-object", "iommufd,id=iommufd0") if self.backend == "iommufd" else ()),
+            *(("-object", self._iommufd()) if self.backend == "iommufd" else ()),
             *(argument for device in self.later() for argument in ("-device", _port(device))),
             *(argument for device in self.at_start() for argument in ("-device", self.device(device))),
         ]  # fmt: skip
+
+    def _iommufd(self) -> str:
+        return ",".join(["iommufd,id=iommufd0", *(f"fd={number}" for number in self.inherited())])
+
+    def inherited(self) -> list[int]:
+        """The descriptors that each process is given under the same numbers."""
+        return [_IOMMUFD] if self.way == OF_PROCESS else []
 
     def plugged_argv(self) -> list[str]:
         """What is on the command line of a process besides, once the devices are plugged in."""
@@ -187,11 +196,18 @@ def start(spec: Spec, argv: list[str]) -> int:
     """Start the first process of a VM, in the way that it is to be. Returns its number."""
     if spec.way == LIMITED:
         return spawn(argv, preexec=limit).pid
+    if spec.way == OF_PROCESS:
+        return _spawn_with((open_iommufd(_IOMMUFD),), argv, limit)
     if spec.way != BY_DESCRIPTOR:
         return spawn(argv).pid
     numbers = tuple(open_device(spec.addresses[device.name], descriptor(device)) for device in spec.devices)
+    return _spawn_with(numbers, argv)
+
+
+def _spawn_with(numbers: tuple[int, ...], argv: list[str], preexec: Callable[[], None] | None = None) -> int:
+    """Start a process that alone has the descriptors."""
     try:
-        return spawn(argv, numbers).pid
+        return spawn(argv, numbers, preexec).pid
     finally:
         for number in numbers:
             os.close(number)  # a device that somebody else has open is not given to the next VM
@@ -219,18 +235,16 @@ def connect(path: str, pid: int) -> QmpClient:
 
 
 def end(pid: int) -> None:
-    """Kill process ``pid`` and wait until it is gone; a child of ours is reaped."""
+    """Kill process ``pid`` and wait until it is gone, with all its threads and what they hold; a child of ours is reaped."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [])
         os.waitid(os.P_PIDFD, handle, os.WEXITED)
-    except ChildProcessError:
-        while alive(pid):
-            time.sleep(0.01)
-    except ProcessLookupError:
+    except (ChildProcessError, ProcessLookupError):
         pass
     finally:
         os.close(handle)

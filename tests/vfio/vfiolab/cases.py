@@ -8,8 +8,9 @@ from dataclasses import dataclass
 # By these names the emulated host has them: ours and stock, of the older and the newer series.
 OLD, NEW, STOCK_OLD, STOCK = "old", "new", "stock-old", "stock"
 ALL: tuple[str, ...] = ()
-# How a VM is started: its QEMU may lock no more memory than its limit says, or is given devices as open descriptors.
-LIMITED, BY_DESCRIPTOR = "limited", "by descriptor"
+# How a VM is started: its QEMU may lock no more memory than its limit says; the same with an iommufd that is given as an open
+# descriptor, and counts for the process; or devices are given as open descriptors.
+LIMITED, OF_PROCESS, BY_DESCRIPTOR = "limited", "counted for the process", "by descriptor"
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,24 @@ EVENTS = (
         devices=("nvme",),
         way=LIMITED,
         backend="legacy",
+    ),
+    Case(
+        "memlock-user",
+        "upgrades of a VM whose limit was lowered, with an iommufd that counts for the user",
+        "memlock_user",
+        on=OLD,
+        devices=("nvme",),
+        way=LIMITED,
+        backend="iommufd",
+    ),
+    Case(
+        "memlock-process",
+        "the same with an iommufd that counts for the process",
+        "memlock_process",
+        on=OLD,
+        devices=("nvme",),
+        way=OF_PROCESS,
+        backend="iommufd",
     ),
     Case(
         "by-descriptor",

@@ -89,6 +89,8 @@ def _why_wrong(case: Case, backend: str, facts: dict[str, Any]) -> str:
         return "the VM is lost"
     if facts["complaints"]:
         return f"the guest's kernel complains {facts['complaints']} times"
+    if facts["host_complaints"]:
+        return f"the host's kernel complains {facts['host_complaints']} times"
     before, after = facts["pinned_kib"]
     # The kernel does not book what iommufd has pinned over to a process that takes the maps; so there it can only grow less. And
     # what was pinned for a device that the host took back it books a second time with the next one, though QEMU has closed all.

@@ -25,8 +25,12 @@ static bool vfio_cpr_vfork_lacks_mappings(VFIODevice *vbasedev)
 {
     VFIOLegacyContainer *container;
 
-    if (vbasedev->iommufd) {
+    /* They are the guest's: who has not got it may be asked, too */
+    if (cpr_vfork_incoming() || cpr_vfork_is_given()) {
         return false;
+    }
+    if (vbasedev->iommufd) {
+        return !vfio_iommufd_cpr_take(vbasedev->iommufd, NULL);
     }
     container = VFIO_IOMMU_LEGACY(vbasedev->bcontainer);
     if (container->cpr.remap_failed) {
@@ -96,22 +100,10 @@ static const char *vfio_cpr_vfork_refuse(VFIODevice *vbasedev)
                "the kernel does not change the owner of such a mapping";
     }
     if (vfio_cpr_vfork_lacks_mappings(vbasedev)) {
-        return "has DMA mappings that could not be taken back from the new "
-               "QEMU before, nor now, as the log tells";
+        return "has DMA mappings that could not be taken from another QEMU "
+               "before, nor now, as the log tells";
     }
     return NULL;
-}
-
-static bool vfio_cpr_vfork_has_container(void)
-{
-    VFIODevice *vbasedev;
-
-    QLIST_FOREACH(vbasedev, &vfio_device_list, global_next) {
-        if (!vbasedev->iommufd) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static uint64_t vfio_cpr_vfork_status(const char *status, const char *name,
@@ -124,36 +116,53 @@ static uint64_t vfio_cpr_vfork_status(const char *status, const char *name,
 
 /*
  * Memory that is pinned by way of a container counts as locked by the process
- * that owns its mappings, and is counted anew when the owner changes.  It was
- * within the limit when it was pinned.  The limit can have been lowered after
- * that, as by whoever manages the VM: then neither the new QEMU could take the
- * mappings, nor the old one take them back.
+ * that owns its mappings, and is counted anew when the owner changes.  With
+ * iommufd it is the same if whoever made that told it so; else it counts for
+ * the user, and is counted for the new process before that of the old one goes.
+ */
+static uint64_t vfio_cpr_vfork_needs_kib(const char *status)
+{
+    VFIODevice *vbasedev;
+    uint64_t needs_kib = 0;
+
+    QLIST_FOREACH(vbasedev, &vfio_device_list, global_next) {
+        uint64_t kib = vfio_cpr_vfork_status(status, "\nVmLck:", 10);
+
+        if (vbasedev->iommufd &&
+            vfio_iommufd_cpr_counts_for_user(vbasedev->iommufd)) {
+            kib = 2 * vfio_cpr_vfork_status(status, "\nVmPin:", 10);
+        }
+        needs_kib = MAX(needs_kib, kib);
+    }
+    return needs_kib;
+}
+
+/*
+ * It was within the limit when it was pinned.  The limit can have been lowered
+ * after that, as by whoever manages the VM: then neither the new QEMU could
+ * take the mappings, nor the old one take them back.
  */
 bool vfio_cpr_vfork_check_limit(Error **errp)
 {
     g_autofree char *status = NULL;
-    uint64_t locked_kib;
+    uint64_t needs_kib;
     struct rlimit limit;
 
-    /* With iommufd it counts for the user, whoever has it */
-    if (!vfio_cpr_vfork_has_container()) {
-        return true;
-    }
     if (!g_file_get_contents("/proc/self/status", &status, NULL, NULL) ||
         getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_max == RLIM_INFINITY) {
         return true;
     }
-    locked_kib = vfio_cpr_vfork_status(status, "\nVmLck:", 10);
-    if (locked_kib <= limit.rlim_max / KiB ||
+    needs_kib = vfio_cpr_vfork_needs_kib(status);
+    if (needs_kib <= limit.rlim_max / KiB ||
         (vfio_cpr_vfork_status(status, "\nCapEff:", 16) &
          (1ULL << CAP_IPC_LOCK))) {
         return true;
     }
-    error_setg(errp, "cpr-vfork: %" PRIu64 " KiB are locked for VFIO devices, "
-               "and the hard limit RLIMIT_MEMLOCK is %" PRIu64 " KiB by now: "
-               "neither QEMU could have them again; raise it (prlimit --pid %d "
-               "--memlock=...)", locked_kib, (uint64_t)limit.rlim_max / KiB,
-               (int)getpid());
+    error_setg(errp, "cpr-vfork: VFIO devices need %" PRIu64 " KiB of locked "
+               "memory to go to another process, and the hard limit "
+               "RLIMIT_MEMLOCK is %" PRIu64 " KiB: neither QEMU could have "
+               "them again; raise it (prlimit --pid %d --memlock=...)",
+               needs_kib, (uint64_t)limit.rlim_max / KiB, (int)getpid());
     return false;
 }
 

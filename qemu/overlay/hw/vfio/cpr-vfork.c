@@ -9,8 +9,9 @@
  *   eventfds                         attached by whoever runs the guest next
  *   groups or devices in the KVM     the same
  *   pseudo device
- *   owner of the DMA mappings        taken by the new QEMU while it loads,
- *                                    taken back by the old one
+ *   owner of the DMA mappings        of a container: taken by the new QEMU
+ *                                    while it loads, taken back by the old one;
+ *                                    of iommufd: taken with the guest
  *
  * All else, the device's state and where its interrupts are signalled to, is
  * the kernel's and is left alone by the new QEMU.
@@ -162,15 +163,21 @@ static void vfio_cpr_vfork_attach_irqs(VFIOPCIDevice *vdev)
 /************************************************************************/
 /* DMA mappings */
 
-/* New QEMU is their owner already, and finds nothing to do. */
+/*
+ * Of those of a container the new QEMU is the owner already, of those of
+ * iommufd the old one still is: they find nothing to do.  The guest goes on
+ * whatever comes of it; it is tried again before the next hand-over.
+ */
 static void vfio_cpr_vfork_own_mappings(VFIODevice *vbasedev)
 {
     Object *container = OBJECT(vbasedev->bcontainer);
+    Error *err = NULL;
 
     if (object_dynamic_cast(container, TYPE_VFIO_IOMMU_LEGACY)) {
         vfio_legacy_cpr_remap(VFIO_IOMMU_LEGACY(container));
-    } else if (vbasedev->iommufd) {
-        vfio_iommufd_cpr_take_back(vbasedev->iommufd);
+    } else if (vbasedev->iommufd &&
+               !vfio_iommufd_cpr_take(vbasedev->iommufd, &err)) {
+        warn_reportf_err(err, "cpr-vfork: %s: ", vbasedev->name);
     }
 }
 
