@@ -41,7 +41,7 @@ from vmmlab.progress import LabError, Progress
 PLACES = {
     "events": [("intel", "legacy"), ("amd", "iommufd")],
     "stock": [("intel", "legacy")],
-    "soak": [("intel", "legacy")],
+    "soak": [("intel", "legacy"), ("amd", "iommufd")],
 }
 RESULTS = BUILD / "results" / "vfio.json"
 LIMIT_S = 3600

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import Case
+from .cases import LIMITED, OF_PROCESS, Case
 
 # What must not be more than nothing.
 BAD = ("io_errors", "mismatches", "lost_interrupts", "extra_interrupts")
@@ -92,9 +92,10 @@ def _why_wrong(case: Case, backend: str, facts: dict[str, Any]) -> str:
     if facts["host_complaints"]:
         return f"the host's kernel complains {facts['host_complaints']} times"
     before, after = facts["pinned_kib"]
-    # The kernel does not book what iommufd has pinned over to a process that takes the maps; so there it can only grow less. And
-    # what was pinned for a device that the host took back it books a second time with the next one, though QEMU has closed all.
-    is_exact = backend == "legacy"
+    # The kernel does not book what iommufd has pinned over to a process that takes the maps, unless it counts against a limit; so
+    # there it can only grow less. And what was pinned for a device that the host took back it books a second time with the next
+    # one, though QEMU has closed all.
+    is_exact = backend == "legacy" or case.way in (LIMITED, OF_PROCESS)
     if (after > before and (is_exact or not case.remaps)) or (after < before and is_exact):
         return f"{before} KiB were pinned, and then {after}"
     if any(facts["dma_maps"]) and not case.remaps:
