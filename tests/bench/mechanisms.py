@@ -16,6 +16,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCli
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_transfer import CprTransfer
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.cpr_vfork import CprVfork
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.upgrade.hand_over import Limits, end_process
+from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.command_plan import CommandPlan
 from ansible_collections.vmm.live_upgrade.tests.bench.cost import vcpus_ns
 from ansible_collections.vmm.live_upgrade.tests.bench.ram import RamTrace
 
@@ -76,7 +77,7 @@ def cpr_transfer(task: Task) -> HandedOver:
         *(task.pid, task.monitor(), Path(workspace.name), task.directory / "target.log", _LIMITS),
         lambda *_a, **_k: None,
     )
-    done = hand_over.run(task.argv, {}, (os.getuid(), os.getgid()))
+    done = hand_over.run(CommandPlan(task.argv), {}, (os.getuid(), os.getgid()))
 
     def release() -> None:
         _release(hand_over)
