@@ -265,7 +265,10 @@ vms:
             - C(counted_for_user) of C(vfio) tells against whose limit.
           type: int
         limit_kib:
-          description: The limit of locked memory (C(RLIMIT_MEMLOCK)), null for none.
+          description: The soft limit of locked memory (C(RLIMIT_MEMLOCK)), null for none.
+          type: int
+        hard_limit_kib:
+          description: The hard limit, to which a process may raise its own, null for none.
           type: int
         exempt:
           description: Whether the new process will have C(CAP_IPC_LOCK), to which the limit does not apply.

@@ -39,7 +39,6 @@ from vmmlab.progress import LabError, Progress
 
 # Where suites are run that are not run everywhere, unless it is said where.
 PLACES = {
-    "events": [("intel", "legacy"), ("amd", "iommufd")],
     "stock": [("intel", "legacy")],
     "soak": [("intel", "legacy"), ("amd", "iommufd")],
 }

@@ -184,9 +184,9 @@ def _check_all(verdict: Verdict, item: Judged, court: _Court) -> None:
     court.build.check(verdict, vm, options)
     court.host.check(verdict, court.request, vm)
     check_twin(verdict, vm)
-    check_vfio(verdict, vm, options)
     check_kvm(verdict, vm, item.kvm, court.kvm, court.request.kvm_build_id)
     mechanism = _choose_mechanism(verdict, vm, options, court)
+    check_vfio(verdict, vm, options)
     if not _check_with_monitor(verdict, item, mechanism, court):
         for obstacle in command_obstacles(vm, options):
             verdict.refuse(obstacle.code, obstacle.message)

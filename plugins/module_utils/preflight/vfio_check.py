@@ -6,7 +6,7 @@
 The pages stay pinned, and who has them is charged for them. A legacy container charges the memory of the new process before it
 lets that of the old one go; each has the limit for itself. iommufd charges the user, who pays for both for a moment, and for all
 other VMs of that user as well, unless whoever opened it has told it to charge the process, as libvirt can. Where the limit does
-not allow it, the new process fails within the pause.
+not allow it, the new process fails within the pause. A QEMU of this collection raises its limit for that as far as it may.
 PRIVATE to the collection.
 """
 
@@ -24,7 +24,10 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import
 
 
 def check_vfio(verdict: Verdict, vm: Vm, options: list[Option], root: Path = Path("/")) -> None:
-    """Refuse ``vm`` when its new process could not have the mappings, for the kernel or for the limit of locked memory."""
+    """Refuse ``vm`` when its new process could not have the mappings, for the kernel or for the limit of locked memory.
+
+    The verdict has to tell the mechanism: the new QEMU of ``cpr-transfer`` need not be one of this collection.
+    """
     if vm.vfio is None:
         return
     _check_kernel(verdict, vm.vfio)
@@ -32,13 +35,14 @@ def check_vfio(verdict: Verdict, vm: Vm, options: list[Option], root: Path = Pat
     if memory is None:
         verdict.warn("facts-missing", "what the VM's process has locked cannot be read, so that no limit was checked")
         return
-    if memory.exempt or memory.limit_kib is None:
+    limit_kib = memory.hard_limit_kib if verdict.mechanism == "vfork" else memory.limit_kib
+    if memory.exempt or limit_kib is None:
         return
     of_process = vm.vfio.counted_for_user is False
     if vm.vfio.groups or of_process:
-        _check_process(verdict, memory, memory.limit_kib)
+        _check_process(verdict, memory, limit_kib)
     if vm.vfio.cdevs and memory.pinned_kib and not of_process:
-        _check_iommufd(verdict, vm, options, memory, memory.limit_kib, root)
+        _check_iommufd(verdict, vm, options, memory, limit_kib, root)
 
 
 def _check_kernel(verdict: Verdict, use: VfioUse) -> None:

@@ -17,8 +17,8 @@ def rewrite_pidfile(path: str, old_pid: int, new_pid: int) -> list[str]:
             if named not in (str(old_pid), str(new_pid)):
                 return [f"the pid file {path} does not name the old process {old_pid}, and was left as it is"]
             stream.seek(0)
-            stream.truncate()
             stream.write(f"{new_pid}\n")
+            stream.truncate()  # last, so that a disk without room leaves what it says
     except OSError as exc:
         return [f"the pid file {path} still names the old process: {exc.strerror}"]
     return []

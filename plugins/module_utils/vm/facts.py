@@ -85,12 +85,14 @@ class VfioUse:
 class LockedMemory:
     """``locked_kib``: what counts as locked, with the pinned pages of legacy containers; ``pinned_kib``: those of iommufd.
 
-    ``limit_kib``: RLIMIT_MEMLOCK, null for none. ``exempt``: whether a new process has CAP_IPC_LOCK, which lifts it.
+    ``limit_kib``: RLIMIT_MEMLOCK, null for none; a process may raise it to ``hard_limit_kib`` by itself. ``exempt``:
+    whether a new process has CAP_IPC_LOCK, to which neither applies.
     """
 
     locked_kib: int
     pinned_kib: int
     limit_kib: int | None
+    hard_limit_kib: int | None
     exempt: bool
 
 

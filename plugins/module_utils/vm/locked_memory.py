@@ -18,10 +18,12 @@ _LABEL = "Max locked memory"
 def locked_memory(pid: int, root: Path = Path("/")) -> LockedMemory:
     """Return what process ``pid`` has locked and pinned, and the limit that a process made from it has. Raises ``OSError``."""
     status = read_status(pid, root)
+    soft_kib, hard_kib = _limits_kib(pid, root)
     return LockedMemory(
         locked_kib=_kib(status, "VmLck"),
         pinned_kib=_kib(status, "VmPin"),
-        limit_kib=_limit_kib(pid, root),
+        limit_kib=soft_kib,
+        hard_limit_kib=hard_kib,
         exempt=_successor_is_exempt(status),
     )
 
@@ -45,13 +47,17 @@ def _kib(status: dict[str, str], name: str) -> int:
     return int(status.get(name, "0 kB").split()[0])
 
 
-def _limit_kib(pid: int, root: Path) -> int | None:
+def _limits_kib(pid: int, root: Path) -> tuple[int | None, int | None]:
     """``prlimit`` wants CAP_SYS_RESOURCE even for a look at another user's process."""
     for line in (root / f"proc/{pid}/limits").read_text().splitlines():
         if line.startswith(_LABEL):
-            soft = line[len(_LABEL) :].split()[0]
-            return None if soft == "unlimited" else int(soft) // 1024
-    return None
+            soft, hard = line[len(_LABEL) :].split()[:2]
+            return _limit_kib(soft), _limit_kib(hard)
+    return None, None
+
+
+def _limit_kib(value: str) -> int | None:
+    return None if value == "unlimited" else int(value) // 1024
 
 
 def _successor_is_exempt(status: dict[str, str]) -> bool:

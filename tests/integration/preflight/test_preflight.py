@@ -362,6 +362,6 @@ def test_refuses_vfio_devices_whose_mappings_could_not_follow(world: World, monk
     """What is seen of a VM with such devices, on a machine that has none."""
     world.vm()
     monkeypatch.setattr(discovery, "vfio_use", lambda _pid, _links: VfioUse(["12"], [], False))
-    monkeypatch.setattr(discovery, "locked_memory", lambda _pid: LockedMemory(2000, 0, 1000, False))
+    monkeypatch.setattr(discovery, "locked_memory", lambda _pid: LockedMemory(2000, 0, 1000, 1000, False))
 
     assert {"vfio-kernel", "memlock-low"} <= codes(world.judge())

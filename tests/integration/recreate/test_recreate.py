@@ -313,6 +313,19 @@ def test_listening_sockets_are_handed_over_and_their_paths_stay(
     assert (tmp_path / "pid").read_text() == f"{again.new_pid}\n"
 
 
+def test_pid_file_follows_whichever_way_the_vm_goes(
+    world: Callable[..., World], qemu_old: Path, qemu_new: Path, tmp_path: Path
+) -> None:
+    """The option is lost by a transfer, and what stands for it has to outlive a hand-over to a child."""
+    it = world("-pidfile", str(tmp_path / "pid"))
+    first = it.mechanism
+    other = {"vfork": "cpr-transfer", "cpr-transfer": "vfork"}[first]
+    for mechanism, binary in ((first, qemu_new), (other, qemu_old), (first, qemu_new), (other, qemu_old)):
+        it.mechanism = mechanism
+        result = it.move(binary)
+        assert (tmp_path / "pid").read_text() == f"{result.new_pid}\n", mechanism
+
+
 @pytest.mark.parametrize("value", ["chroot=/", "exit-with-parent=on"])
 def test_process_that_cannot_have_a_twin_is_refused(world: Callable[..., World], qemu_new: Path, value: str) -> None:
     it = world("-run-with", value)

@@ -26,8 +26,8 @@ def vm(use: VfioUse | None, memory: LockedMemory | None) -> Vm:
     )
 
 
-def judged(subject: Vm, root: Path = Path("/"), *words: str) -> Verdict:
-    verdict = Verdict("web1", 70, None, "qemu-11.1.1-0123456789abcdef")
+def judged(subject: Vm, root: Path = Path("/"), *words: str, mechanism: str = "vfork") -> Verdict:
+    verdict = Verdict("web1", 70, None, "qemu-11.1.1-0123456789abcdef", mechanism=mechanism)
     check_vfio(verdict, subject, parse(["qemu-system-x86_64", *words]), root)
     return verdict
 
@@ -38,7 +38,7 @@ def codes(verdict: Verdict) -> tuple[list[str], list[str]]:
 
 
 def memory(locked: int = 0, pinned: int = 0, limit: int | None = None, exempt: bool = False) -> LockedMemory:
-    return LockedMemory(locked, pinned, limit, exempt)
+    return LockedMemory(locked, pinned, limit, limit, exempt)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,26 @@ def test_iommufd_that_charges_the_process_needs_no_more_than_the_old_one_has(
 
     use = dataclasses.replace(IOMMUFD, counted_for_user=False)
     assert codes(judged(vm(use, memory(100, 100, limit)), tmp_path)) == (expected, [])
+
+
+@pytest.mark.parametrize("use", [LEGACY, IOMMUFD, dataclasses.replace(IOMMUFD, counted_for_user=False)])
+@pytest.mark.parametrize(
+    "soft,hard,mechanism,expected",
+    [
+        (1, 200, "vfork", []),
+        (1, None, "vfork", []),
+        (1, 99, "vfork", ["memlock-low"]),
+        (1, 200, "cpr-transfer", ["memlock-low"]),
+        (200, 200, "cpr-transfer", []),
+    ],
+)
+def test_a_child_raises_its_limit_as_far_as_it_may(
+    tmp_path: Path, use: VfioUse, soft: int, hard: int | None, mechanism: str, expected: list[str]
+) -> None:
+    VfioWorld(tmp_path).add_process(70, uid=QEMU, pinned_kib=100)
+
+    found = judged(vm(use, LockedMemory(100, 100, soft, hard, False)), tmp_path, mechanism=mechanism)
+    assert [item.code for item in (*found.refusals, *found.warnings)] == expected
 
 
 def test_each_way_has_its_own_account(tmp_path: Path) -> None:

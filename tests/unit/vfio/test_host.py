@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
-from host import events, outcome
+from host import hops, outcome
 from host.acts import ACTS
 from host.vm import Spec, Vm
 from vfiolab.cases import CASES
@@ -181,7 +181,7 @@ def test_a_guest_that_reboots_is_taken_back_and_boots(
     """The child is let go on only after the reset; then the I/O of the guest that boots is waited for, whatever came of it."""
     vm = FakeVm(phase, reason)
     signals: list[tuple[int, int, bool]] = []
-    monkeypatch.setattr(events, "stopped_child", lambda _vm: CHILD)
+    monkeypatch.setattr(hops, "_stopped", lambda pid: pid == CHILD)
     monkeypatch.setattr(
         os, "kill", lambda pid, number: signals.append((pid, number, "system_reset" in vm.monitor.commands))
     )

@@ -240,12 +240,16 @@ def test_for_whom_iommufd_counts(answers: dict[int, bool | None], expected: bool
 @pytest.mark.parametrize(
     "values,expected",
     [
-        pytest.param({}, LockedMemory(0, 0, None, True), id="root"),
-        pytest.param({"bounding": 0}, LockedMemory(0, 0, None, False), id="root-without-the-capability"),
-        pytest.param({"uid": 64}, LockedMemory(0, 0, None, False), id="another-user"),
-        pytest.param({"uid": 64, "ambient": 1 << 14}, LockedMemory(0, 0, None, True), id="who-keeps-it-over-exec"),
+        pytest.param({}, LockedMemory(0, 0, None, None, True), id="root"),
+        pytest.param({"bounding": 0}, LockedMemory(0, 0, None, None, False), id="root-without-the-capability"),
+        pytest.param({"uid": 64}, LockedMemory(0, 0, None, None, False), id="another-user"),
         pytest.param(
-            {"uid": 64, "locked_kib": 5, "pinned_kib": 7, "limit": "8192"}, LockedMemory(5, 7, 8, False), id="limit"
+            {"uid": 64, "ambient": 1 << 14}, LockedMemory(0, 0, None, None, True), id="who-keeps-it-over-exec"
+        ),
+        pytest.param(
+            {"uid": 64, "locked_kib": 5, "pinned_kib": 7, "limit": "8192"},
+            LockedMemory(5, 7, 8, None, False),
+            id="limit",
         ),
     ],
 )
@@ -256,11 +260,13 @@ def test_locked_memory(world: VfioWorld, values: dict[str, int | str], expected:
 
 
 def test_locked_memory_of_a_real_process() -> None:
-    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 
     found = locked_memory(os.getpid())
 
-    assert found.limit_kib == (None if soft == resource.RLIM_INFINITY else soft // 1024)
+    assert [found.limit_kib, found.hard_limit_kib] == [
+        None if limit == resource.RLIM_INFINITY else limit // 1024 for limit in limits
+    ]
 
 
 def test_a_process_that_has_gone_has_no_locked_memory(world: VfioWorld) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpDeadError
 from host.events import ACTS as EVENT_ACTS
-from host.hops import FAULT, Transfer, begin_vfork, end_vfork, vfork
+from host.hops import FAULT, Transfer, begin_stopped, begin_vfork, end_vfork, vfork
 from host.intx import ACTS as INTX_ACTS
 from host.kvm import reload
-from host.outcome import gone, stopped_child, taken_back
+from host.outcome import gone, taken_back
 from host.ownership import ACTS as OWNERSHIP_ACTS
 from host.prepare import say
 from host.unplug import ACTS as UNPLUG_ACTS
@@ -58,11 +58,7 @@ def _cancel(vm: Vm, to: str) -> str:
 
 def _kill_old(vm: Vm, to: str) -> str:
     """The new QEMU stops itself when it has been given the guest; so it takes it only once the old one is gone."""
-    argv = [*vm.next_argv(to), "-global", f"{FAULT}=committed:stop"]
-    refusal = begin_vfork(vm, argv, int(PATIENCE_S * 1000))
-    if refusal:
-        return gone(refusal)
-    child = stopped_child(vm)
+    child = begin_stopped(vm, to, "committed", int(PATIENCE_S * 1000))
     end(vm.pid)
     os.kill(child, signal.SIGCONT)
     vm.follow(child, to)

@@ -8,8 +8,8 @@ import signal
 from collections.abc import Callable
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
-from host.hops import FAULT, await_end, begin_vfork, end_vfork
-from host.outcome import gone, stopped_child, taken_back
+from host.hops import await_end, begin_stopped, begin_vfork, end_vfork
+from host.outcome import gone, taken_back
 from host.vm import LOG, PATIENCE_S, Vm
 from vfiolab.devices import BY_NAME
 
@@ -68,10 +68,7 @@ def _twice(vm: Vm, to: str) -> str:
 
 def _reboot(vm: Vm, to: str) -> str:
     """The new QEMU has the descriptors of the interrupts from before, and must not get the guest with them."""
-    refusal = begin_vfork(vm, [*vm.next_argv(to), "-global", f"{FAULT}=ready:stop"])
-    if refusal:
-        return taken_back(refusal)
-    child = stopped_child(vm)
+    child = begin_stopped(vm, to, "ready")
     vm.monitor.execute("system_reset")
     vm.monitor.wait_event({"RESET"}, PATIENCE_S)
     # no more I/O of the guest from before: what comes is of the one that boots

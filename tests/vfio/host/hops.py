@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCommandError
@@ -42,6 +43,20 @@ def begin_vfork(vm: Vm, argv: list[str], pause_budget_ms: int = 30000, rehearse:
     except QmpCommandError as refusal:
         return {"phase": "refused", "reason": refusal.description}
     return {}
+
+
+def begin_stopped(vm: Vm, build: str, point: str, pause_budget_ms: int = 30000) -> int:
+    """Start a new QEMU that stops itself at ``point`` of the hand-over, wait until it has, and return its process."""
+    refusal = begin_vfork(vm, [*vm.next_argv(build), "-global", f"{FAULT}={point}:stop"], pause_budget_ms)
+    if refusal:
+        raise RuntimeError(refusal["reason"])
+    child = int(vm.monitor.wait_event({"CPR_VFORK"}, PATIENCE_S).data["child-pid"])
+    deadline = time.monotonic() + PATIENCE_S
+    while not _stopped(child):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the new QEMU does not come so far")
+        time.sleep(0.01)
+    return child
 
 
 def await_end(vm: Vm) -> Info:
@@ -110,6 +125,10 @@ class Transfer:
             if self.target.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the new QEMU does not {what}")
             time.sleep(0.01)
+
+
+def _stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _address(path: str) -> dict[str, str]:

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 from host.hops import Info
-from host.vm import PATIENCE_S, Vm, alive
+from host.vm import alive
 
 
 def gone(info: Info) -> str:
@@ -22,18 +19,3 @@ def taken_back(info: Info, reason: str = "") -> str:
     if alive(int(str(info["child-pid"]))):
         return "the new QEMU is left over"
     return ""
-
-
-def stopped_child(vm: Vm) -> int:
-    """Return the process of a new QEMU that was started to stop itself at some point, once it has."""
-    child = int(vm.monitor.wait_event({"CPR_VFORK"}, PATIENCE_S).data["child-pid"])
-    deadline = time.monotonic() + PATIENCE_S
-    while not _stopped(child):
-        if time.monotonic() > deadline:
-            raise RuntimeError("the new QEMU does not come so far")
-        time.sleep(0.01)
-    return child
-
-
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

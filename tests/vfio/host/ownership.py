@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.process import descriptors
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.vm.vfio_use import vfio_use
-from host.hops import FAULT, await_end, begin_vfork, end_vfork, vfork
+from host.hops import FAULT, await_end, begin_stopped, begin_vfork, end_vfork, vfork
 from host.limits import FAR, NEAR, ONCE, lower
-from host.outcome import gone, stopped_child, taken_back
+from host.outcome import gone, taken_back
 from host.prepare import say
 from host.vm import PATIENCE_S, Vm
 
@@ -102,10 +102,7 @@ def _hard(vm: Vm, to: str, limit: int) -> str:
 
 def _hard_in_the_pause(vm: Vm, to: str, reason: str) -> str:
     """The old QEMU does not get back what the new one has taken, and says so before the next hand-over."""
-    refusal = begin_vfork(vm, [*vm.next_argv(to), "-global", f"{FAULT}=loaded:stop"], _BUDGET_MS)
-    if refusal:
-        return gone(refusal)
-    stopped_child(vm)
+    begin_stopped(vm, to, "loaded", _BUDGET_MS)
     lower(vm.pid, NEAR, NEAR)
     complaint = taken_back(await_end(vm))
     return complaint or _refused(begin_vfork(vm, vm.next_argv(to)), reason)
@@ -113,11 +110,7 @@ def _hard_in_the_pause(vm: Vm, to: str, reason: str) -> str:
 
 def _hard_at_the_commit(vm: Vm, to: str) -> str:
     """The guest goes on, on mappings that nobody owns any more, until the new QEMU may have them."""
-    argv = [*vm.next_argv(to), "-global", f"{FAULT}=committed:stop"]
-    refusal = begin_vfork(vm, argv, int(PATIENCE_S * 1000))
-    if refusal:
-        return gone(refusal)
-    child = stopped_child(vm)
+    child = begin_stopped(vm, to, "committed", int(PATIENCE_S * 1000))
     lower(child, NEAR, NEAR)
     os.kill(child, signal.SIGCONT)
     complaint = gone(end_vfork(vm, to))
