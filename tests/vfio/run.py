@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from checkout import BUILD
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.errors import LiveUpgradeError
-from vfiolab.cases import CASES
+from vfiolab.cases import CASES, OLDER_KERNEL
 from vfiolab.devices import BY_NAME, DEVICES
 from vfiolab.host import BACKENDS, Builder, Plan
 from vfiolab.machine import IOMMUS, Machine
@@ -40,6 +40,7 @@ from vmmlab.progress import LabError, Progress
 # Where suites are run that are not run everywhere, unless it is said where.
 PLACES = {
     "stock": [("intel", "legacy")],
+    OLDER_KERNEL: [("intel", "legacy")],
     "soak": [("intel", "legacy"), ("amd", "iommufd")],
 }
 RESULTS = BUILD / "results" / "vfio.json"
@@ -87,7 +88,7 @@ def boots(found: list[tuple[str, Plan]], builder: Builder, folder: Path) -> list
     for number, (iommu, plan) in enumerate(found):
         own = folder / str(number)
         own.mkdir()
-        machine = Machine(builder.emulator(), builder.kernel(plan.backend), own, plan.devices)
+        machine = Machine(builder.emulator(), builder.kernel(plan), own, plan.devices)
         made.append(Boot(iommu, plan, machine, builder.initrd(plan, own / "initrd")))
     return made
 

@@ -13,8 +13,8 @@
  *   the child was reaped     the old QEMU attaches again
  *
  * In between the new QEMU neither consumes an interrupt nor changes a device.
- * What can fail in the new QEMU it does while it loads, before the commit;
- * that it takes with it (the owner of DMA mappings) is taken back as well.
+ * What can fail in the new QEMU and can be undone it does while it loads,
+ * before the commit: DMA mappings of a container are taken so, and back again.
  */
 
 #include "qemu/osdep.h"

@@ -14,7 +14,7 @@ from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpCom
 from host import hops, outcome
 from host.acts import ACTS
 from host.vm import Spec, Vm
-from vfiolab.cases import CASES
+from vfiolab.cases import APART, CASES
 from vfiolab.devices import BY_NAME
 from vfiolab.host import Plan
 
@@ -108,16 +108,43 @@ def test_a_device_to_be_plugged_in_has_a_port_first_and_is_told_to_the_guest() -
     ]
 
 
-def test_a_device_is_plugged_in_when_the_others_work_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "plugged,late,expected",
+    [
+        (("edu",), (), [["nvme"], ("device_add", "edu"), ["nvme", "edu"]]),
+        (("edu", "nvme"), (), [("device_add", "edu"), ("device_add", "nvme"), ["edu", "nvme"]]),
+        (("edu",), ("nvme",), [[], ("device_add", "edu"), ["edu"]]),
+    ],
+    ids=["when-the-others-work", "what-the-guest-waits-for-at-once", "not-when-it-is-late"],
+)
+def test_devices_are_plugged_in_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, plugged: tuple[str, ...], late: tuple[str, ...], expected: list[Any]
+) -> None:
     told: list[Any] = []
     vm = Vm.__new__(Vm)
-    vm.spec = Spec((NVME, EDU), ADDRESSES, "legacy", ("edu",))
+    vm.spec = Spec((EDU, NVME), ADDRESSES, "legacy", plugged, late=late)
     vm.monitor = SimpleNamespace(execute=lambda command, arguments: told.append((command, arguments["id"])))  # type: ignore[assignment]
     monkeypatch.setattr(Vm, "await_load", lambda _self, before: told.append([device.name for device in before]))
 
     vm.await_up()
 
-    assert told == [["nvme"], ("device_add", "edu"), ["edu"]]
+    assert told == expected
+
+
+def test_a_device_that_is_late_or_gone_for_now_is_told_so() -> None:
+    spec = Spec((EDU, NVME), ADDRESSES, "iommufd", ("edu", "nvme"), "", APART, ("nvme",), ("edu",))
+    argv = spec.argv("old", "/s", "/dev/kvm")
+
+    assert "vfio.jobs=edu:6:16:-:1,late:0:10:nvme0:8" in " ".join(argv)
+    assert [word for word in argv if word.startswith("iommufd,")] == [
+        "iommufd,id=iommufd-edu",
+        "iommufd,id=iommufd-nvme",
+    ]
+    assert sum("pcie-root-port" in word for word in argv) == 2, "the machine is the same"
+    assert spec.plugged_argv() == [
+        "-device",
+        "vfio-pci,host=0000:00:10.0,id=nvme,bus=port-nvme,rombar=0,iommufd=iommufd-nvme",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -209,4 +236,6 @@ def test_a_case_is_left_out_where_its_devices_are_not() -> None:
     assert chosen("nvme", "e1000e", backend="iommufd") == {*two, "started-new", "dma-buf", *memlock, "by-descriptor"}
     assert "extra-device" in chosen("nvme", "e1000e", "edu")
     plugged = {"unplugged", "unplugged-rehearsed", "unplugged-aborted", "asked-back", "replugged"}
-    assert chosen("nvme", "edu") == {"started-new", "plugged-aborted", "plugged", "plugged-back", *plugged, "memlock"}
+    edu = {"plugged-aborted", "plugged", "plugged-back", *plugged, "msi-pending"}
+    assert chosen("nvme", "edu") == {"started-new", *edu, "memlock"}
+    assert "unplugged-first" in chosen("nvme", "edu", backend="iommufd")

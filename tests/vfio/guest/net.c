@@ -5,12 +5,14 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +21,7 @@
 #define CHUNK      4096
 #define PING_BYTES 512
 #define ANSWER_S   20	/* an answer that takes longer is a lost one */
+#define LOOK_US    10000
 
 static int net_socket(struct job *job, int type, int protocol)
 {
@@ -172,4 +175,40 @@ void start_net(struct job *job)
 {
 	start(ping_thread, job);
 	start(tcp_thread, job);
+}
+
+static bool bring_up(struct job *job)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	struct ifreq request = { 0 };
+	bool ok;
+
+	strncpy(request.ifr_name, job->target, IFNAMSIZ - 1);
+	ok = fd >= 0 && !ioctl(fd, SIOCGIFFLAGS, &request);
+	request.ifr_flags |= IFF_UP;
+	ok = ok && !ioctl(fd, SIOCSIFFLAGS, &request);
+	while (ok && !(request.ifr_flags & IFF_RUNNING)) {
+		usleep(LOOK_US);
+		ok = !ioctl(fd, SIOCGIFFLAGS, &request);
+	}
+	close(fd);
+	return ok;
+}
+
+static void *late_thread(void *argument)
+{
+	struct job *job = argument;
+
+	while (!__atomic_load_n(&page->go, __ATOMIC_RELAXED))
+		usleep(LOOK_US); /* a word in RAM tells nobody that it has changed */
+	if (bring_up(job))
+		start_net(job);
+	else
+		failed(job, "bringing the interface up");
+	return NULL;
+}
+
+void start_late(struct job *job)
+{
+	start(late_thread, job);
 }

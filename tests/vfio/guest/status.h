@@ -26,7 +26,8 @@ struct status_page {
 	unsigned long long ticks;
 	unsigned long long uptime_ms;
 	unsigned long long complaints;
-	unsigned long long reserved[4];
+	unsigned long long go;	/* written by the host */
+	unsigned long long reserved[3];
 	struct status_slot slots[STATUS_SLOTS];
 };
 

@@ -4,6 +4,7 @@
  *
  *   disk:SLOT:AT:NAME:/dev/X:DEPTH   DEPTH requests at a time: numbered records, written with O_DIRECT, read back, compared
  *   net:SLOT:AT:NAME:IF:PEER         a flood of pings, and a TCP stream whose every byte comes back from PEER's port 7
+ *   late:SLOT:AT:NAME:IF:PEER        the same with an interface that is brought up once the host says so
  *   watch:SLOT:AT:NAME               nothing but the kernel's complaints of the device
  *
  * AT is the device's number on the root bus, and NAME another name that the kernel has for it in its log.
@@ -100,7 +101,9 @@ static bool read_job(char *text)
 	job->target = strtok(NULL, ":");
 	job->argument = strtok(NULL, ":");
 	job_count++;
-	return !strcmp(kind, "watch") || ((!strcmp(kind, "disk") || !strcmp(kind, "net")) && job->argument);
+	if (!strcmp(kind, "watch"))
+		return true;
+	return job->argument && (!strcmp(kind, "disk") || !strcmp(kind, "net") || !strcmp(kind, "late"));
 }
 
 static void start_job(struct job *job)
@@ -109,6 +112,8 @@ static void start_job(struct job *job)
 		start_disk(job);
 	else if (!strcmp(job->kind, "net"))
 		start_net(job);
+	else if (!strcmp(job->kind, "late"))
+		start_late(job);
 }
 
 /* Before all others: they must not make gaps that the host would take for those of the hand-over. */

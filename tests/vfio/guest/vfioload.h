@@ -36,6 +36,7 @@ void start(void *(*function)(void *), void *argument);
 
 void start_disk(struct job *job);
 void start_net(struct job *job);
+void start_late(struct job *job);
 void start_kernel_log(void);
 
 #endif

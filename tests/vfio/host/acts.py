@@ -10,10 +10,10 @@ from collections.abc import Callable
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpDeadError
 from host.events import ACTS as EVENT_ACTS
 from host.hops import FAULT, Transfer, begin_stopped, begin_vfork, end_vfork, vfork
-from host.intx import ACTS as INTX_ACTS
 from host.kvm import reload
 from host.outcome import gone, taken_back
 from host.ownership import ACTS as OWNERSHIP_ACTS
+from host.paused import ACTS as PAUSED_ACTS
 from host.prepare import say
 from host.unplug import ACTS as UNPLUG_ACTS
 from host.vm import MACHINE, PATIENCE_S, Vm, end
@@ -45,6 +45,13 @@ def _abort_old(vm: Vm, to: str, fault: str) -> str:
 def _abort_machine(vm: Vm, to: str) -> str:
     argv = [word.replace(MACHINE, _ANOTHER_MACHINE) for word in vm.next_argv(to)]
     return taken_back(begin_vfork(vm, argv) or end_vfork(vm, to), "status 1")
+
+
+def _late(vm: Vm, to: str) -> str:
+    """The new QEMU has to know which interrupts of a device it has not yet got from the kernel."""
+    complaint = gone(vfork(vm, to))
+    vm.status.go()
+    return complaint
 
 
 def _cancel(vm: Vm, to: str) -> str:
@@ -119,7 +126,7 @@ def _transfer_killed(vm: Vm, to: str) -> str:
 
 ACTS: dict[str, Callable[..., str]] = {
     **EVENT_ACTS,
-    **INTX_ACTS,
+    **PAUSED_ACTS,
     **OWNERSHIP_ACTS,
     **UNPLUG_ACTS,
     "vfork": _vfork,
@@ -129,6 +136,7 @@ ACTS: dict[str, Callable[..., str]] = {
     "abort_old": _abort_old,
     "cancel": _cancel,
     "kill_old": _kill_old,
+    "late": _late,
     "switch_core": _switch_core,
     "soak": _soak,
     "transfer": _transfer,

@@ -72,9 +72,10 @@ class Host:
 
     def _vm_for(self, case: Case) -> Vm:
         """The VM that there is, when it is one for the case, else another."""
-        devices = tuple(device for device in self._devices if not case.devices or device.name in case.devices)
+        there = {device.name: device for device in self._devices}
+        devices = tuple(there[name] for name in case.devices or there)
         vm = self._vm
-        spec = Spec(devices, self._addresses, self._backend, case.plugged, case.properties, case.way)
+        spec = Spec(devices, self._addresses, self._backend, case.plugged, case.properties, case.way, case.late)
         if vm and (case.on in ("", vm.build)) and vm.spec == spec and bool(vm.core) == case.cores:
             return vm
         self.close()

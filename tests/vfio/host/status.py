@@ -15,6 +15,7 @@ MAGIC = 0x564D4D4C56464901
 SLOTS = 16
 _HEADER = struct.Struct("<8Q")
 _SLOT = struct.Struct("<8Q")
+_GO = 4 * 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Status:
 
     def __init__(self, pid: int) -> None:
         path = _ram(pid)
-        with open(path, "rb") as ram:
-            self._page = mmap.mmap(ram.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_READ, offset=STATUS_PAGE)
+        with open(path, "r+b") as ram:
+            self._page = mmap.mmap(ram.fileno(), 4096, mmap.MAP_SHARED, offset=STATUS_PAGE)
         # Of its own: a file that is held open outlives the process that it is looked up in.
         self._watch = subprocess.Popen(
             ["gapwatch", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -52,6 +53,10 @@ class Status:
 
     def complaints(self) -> int:
         return int(_HEADER.unpack_from(self._page)[3])
+
+    def go(self) -> None:
+        """Have the guest bring the interfaces up that are to be late."""
+        struct.pack_into("<Q", self._page, _GO, 1)
 
     def counts(self, slot: int) -> Counts:
         return Counts(*_SLOT.unpack_from(self._page, _HEADER.size + slot * _SLOT.size)[:5])

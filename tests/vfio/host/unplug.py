@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A device is taken from the VM after a hand-over that was taken back."""
+"""A device is taken from the VM, after a hand-over that was taken back or before one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ansible_collections.vmm.live_upgrade.plugins.module_utils.qmp import QmpTimeoutError
 from host.events import late_failure
 from host.hops import FAULT, vfork
-from host.outcome import taken_back
+from host.outcome import gone, taken_back
 from host.prepare import bind
 from host.vm import Vm
 from vfiolab.devices import Device
@@ -44,6 +45,19 @@ def _unplug(vm: Vm, to: str, how: str = "") -> str:
     left = _await_let_go(vm.pid)
     _plug_in(vm, devices)
     return complaint or (f"after the last device has gone, QEMU holds {left}" if left else "")
+
+
+def _unplug_first(vm: Vm, to: str) -> str:
+    """What is left of several has to be what a new QEMU makes of it, which counts what it has from 0."""
+    here, whole = vm.build, vm.spec
+    device = whole.later()[0]
+    vm.monitor.execute("device_del", {"id": device.name})
+    _await_deleted(vm, device, _GONE_S)
+    vm.spec = replace(whole, unplugged=(device.name,))
+    complaint = gone(vfork(vm, to))
+    vm.spec = whole
+    _plug_in(vm, [device])
+    return complaint or gone(vfork(vm, here))
 
 
 def _ask_back(vm: Vm, to: str) -> str:
@@ -99,4 +113,8 @@ def _held(pid: int) -> list[str]:
     return sorted(link for link in links if "kvm" not in link and ("vfio" in link or "iommu" in link))
 
 
-ACTS: dict[str, Callable[..., str]] = {"unplug": _unplug, "ask_back": _ask_back}
+ACTS: dict[str, Callable[..., str]] = {
+    "unplug": _unplug,
+    "unplug_first": _unplug_first,
+    "ask_back": _ask_back,
+}

@@ -18,7 +18,7 @@ from host.kvm import node
 from host.limits import limit
 from host.prepare import open_device, open_iommufd
 from host.status import Status
-from vfiolab.cases import BY_DESCRIPTOR, LIMITED, OF_PROCESS
+from vfiolab.cases import APART, BY_DESCRIPTOR, LIMITED, OF_PROCESS
 from vfiolab.devices import Device
 
 MACHINE = "pc-q35-10.2"
@@ -43,7 +43,8 @@ class Spec:
     """What the VM is made of. ``addresses``: device name → PCI address on the host. ``backend``: ``legacy`` or ``iommufd``.
 
     ``plugged``: names of the devices that are plugged in once it runs, each into a root port at its address. ``more``: further
-    properties of each device, as on a command line. ``way``: how it is started (vfiolab/cases.py).
+    properties of each device, as on a command line. ``way``: how it is started (vfiolab/cases.py). ``late``: names of devices
+    that the guest uses once it is told to. ``unplugged``: of those in ``plugged``, what is not there at the moment.
     """
 
     devices: tuple[Device, ...]
@@ -52,6 +53,8 @@ class Spec:
     plugged: tuple[str, ...] = ()
     more: str = ""
     way: str = ""
+    late: tuple[str, ...] = ()
+    unplugged: tuple[str, ...] = ()
 
     def at_start(self) -> list[Device]:
         """The devices that it has from its start."""
@@ -65,7 +68,7 @@ class Spec:
         """The command line of a VM that is started: with nothing plugged in."""
         folder = f"/qemu/{build}"
         # the guest is told in the order in which it will find them
-        jobs = ",".join(device.job() for device in (*self.at_start(), *self.later()))
+        jobs = ",".join(device.job(device.name in self.late) for device in (*self.at_start(), *self.later()))
         return [
             f"{folder}/bin/qemu-system-x86_64", "-L", f"{folder}/share/qemu",
             "-nodefaults", "-no-user-config", "-display", "none",
@@ -77,13 +80,19 @@ class Spec:
             "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd.gz", "-append", f"{_KERNEL} vfio.jobs={jobs}",
             "-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console",
             "-qmp", f"unix:{socket},server=on,wait=off",
-            *(("-object", self._iommufd()) if self.backend == "iommufd" else ()),
+            *(argument for name in self._iommufds() for argument in ("-object", self._iommufd(name))),
             *(argument for device in self.later() for argument in ("-device", _port(device))),
             *(argument for device in self.at_start() for argument in ("-device", self.device(device))),
         ]  # fmt: skip
 
-    def _iommufd(self) -> str:
-        return ",".join(["iommufd,id=iommufd0", *(f"fd={number}" for number in self.inherited())])
+    def _iommufds(self) -> list[str]:
+        return list(dict.fromkeys(self._iommufd_of(device) for device in self.devices if self.backend == "iommufd"))
+
+    def _iommufd_of(self, device: Device) -> str:
+        return f"iommufd-{device.name}" if self.way == APART else "iommufd0"
+
+    def _iommufd(self, name: str) -> str:
+        return ",".join([f"iommufd,id={name}", *(f"fd={number}" for number in self.inherited())])
 
     def inherited(self) -> list[int]:
         """The descriptors that each process is given under the same numbers."""
@@ -91,7 +100,8 @@ class Spec:
 
     def plugged_argv(self) -> list[str]:
         """What is on the command line of a process besides, once the devices are plugged in."""
-        return [argument for device in self.later() for argument in ("-device", self.device(device))]
+        there = [device for device in self.later() if device.name not in self.unplugged]
+        return [argument for device in there for argument in ("-device", self.device(device))]
 
     def device(self, device: Device) -> str:
         """The argument of ``-device`` for it."""
@@ -100,7 +110,7 @@ class Spec:
     def properties(self, device: Device) -> dict[str, str | int]:
         """The arguments of ``device_add`` for it."""
         at = {"bus": f"port-{device.name}"} if device.name in self.plugged else {"addr": f"{device.address:#x}"}
-        backend = {"iommufd": "iommufd0"} if self.backend == "iommufd" else {}
+        backend = {"iommufd": self._iommufd_of(device)} if self.backend == "iommufd" else {}
         by_descriptor = self.way == BY_DESCRIPTOR
         host = {"fd": descriptor(device)} if by_descriptor else {"host": self.addresses[device.name]}
         more = dict(word.split("=", 1) for word in self.more.split(",") if word)
@@ -150,11 +160,14 @@ class Vm:
         self.monitor = connect(self.socket(), pid)
 
     def await_up(self) -> None:
-        """Return when the load runs on all devices, also on those that are plugged in for it then."""
-        self.await_load(dict.fromkeys(self.spec.at_start(), 0))
-        for device in self.spec.later():
+        """Return when the load runs on all devices that are not late, also on those that are plugged in for it then."""
+        later = self.spec.later()
+        used = [device for device in self.spec.at_start() if device.name not in self.spec.late]
+        if all(device.load == "edu" for device in later):  # any other the guest waits for before it starts the load
+            self.await_load(dict.fromkeys(used, 0))
+        for device in later:
             self.monitor.execute("device_add", self.spec.properties(device))
-            self.await_load({device: 0})
+        self.await_load(dict.fromkeys([*used, *later], 0))
 
     def await_load(self, before: dict[Device, int]) -> None:
         """Return when each of the devices has done more I/Os than ``before``."""

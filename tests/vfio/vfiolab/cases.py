@@ -11,6 +11,8 @@ ALL: tuple[str, ...] = ()
 # How a VM is started: its QEMU may lock no more memory than its limit says; the same with an iommufd that is given as an open
 # descriptor, and counts for the process; or devices are given as open descriptors.
 LIMITED, OF_PROCESS, BY_DESCRIPTOR = "limited", "counted for the process", "by descriptor"
+# Or each device has an iommufd of its own.
+APART = "apart"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Case:
 
     ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
     ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them
-    that are plugged in while it runs. ``spare``: what the host has besides. ``properties``: what each is given besides.
+    that are plugged in while it runs. ``late``: those that the guest does not use before it is told to. ``spare``: what the host
+    has besides. ``properties``: what each is given besides.
     ``way``: how the VM is started, when not like any other. ``backend``: the only one that the case is for.
     ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM. ``remaps``: the guest changes what is
     mapped for devices.
@@ -35,6 +38,7 @@ class Case:
     to: str = NEW
     devices: tuple[str, ...] = ALL
     plugged: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()
     properties: str = ""
     way: str = ""
@@ -212,6 +216,17 @@ EVENTS = (
     ),
     Case("replugged", "upgrade after that", "vfork", devices=_ALONE, plugged=_ALONE),
     Case(
+        "unplugged-first",
+        "the first of two devices with an iommufd each is unplugged, and after an upgrade plugged in again, and upgraded",
+        "unplug_first",
+        on=OLD,
+        devices=("edu", "nvme"),
+        plugged=("edu", "nvme"),
+        way=APART,
+        backend="iommufd",
+        remaps=True,
+    ),
+    Case(
         "intx-pending",
         "upgrades of a guest that stands still with an interrupt that QEMU itself has raised",
         "intx_pending",
@@ -221,6 +236,13 @@ EVENTS = (
         remaps=True,  # without direct access to a device, others cannot reach its memory either
     ),
     Case("intx-after", "upgrade after that", "vfork", devices=("edu-intx",), properties="x-no-kvm-intx=on"),
+    Case(
+        "msi-pending",
+        "upgrades of a guest that stands still with an interrupt that came after QEMU had looked at its vCPU",
+        "msi_pending",
+        on=OLD,
+        devices=("edu",),
+    ),
     Case(
         "aborted-bar",
         "aborted: the new QEMU cannot map the registers of a device",
@@ -266,6 +288,22 @@ EVENTS = (
         backend="iommufd",
     ),
 )
+# On a host with an older kernel: before 6.5 it adds no vectors of MSI-X to those that a device has, all are enabled anew.
+OLDER_KERNEL = "older-kernel"
+OLDER_KERNEL_CASES = (
+    Case("upgrade", "upgrade", "vfork", on=OLD),
+    _aborted("loaded:kill", "is killed in the pause"),
+    Case("back", "back to the old build", "vfork", on=NEW, to=OLD),
+    Case(
+        "late-vectors",
+        "upgrade before the guest uses more than the first interrupt of a device",
+        "late",
+        on=OLD,
+        devices=("nvme", "e1000e"),
+        late=("e1000e",),
+    ),
+    Case("after-late", "back after that", "vfork", on=NEW, to=OLD, devices=("nvme", "e1000e"), late=("e1000e",)),
+)
 # What a QEMU has pinned that may lock no more than its limit is counted by the kernel, whatever it has done it with.
 SOAK = (Case("soak", "upgrades back and forth, one after the other", "soak", on=OLD, way=LIMITED),)
-CASES = {"vfork": VFORK, "events": EVENTS, "stock": STOCK_CASES, "soak": SOAK}
+CASES = {"vfork": VFORK, "events": EVENTS, "stock": STOCK_CASES, "soak": SOAK, OLDER_KERNEL: OLDER_KERNEL_CASES}

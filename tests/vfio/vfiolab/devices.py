@@ -57,9 +57,10 @@ class Device:
         function = next(path for path in own.resolve().iterdir() if path.name.endswith(":00.0") and path.is_dir())
         return function.name if self.place == "behind" else (function / "virtfn0").resolve().name
 
-    def job(self) -> str:
+    def job(self, late: bool = False) -> str:
         """What the guest is told of it (guest/init)."""
-        return f"{self.load}:{self.slot}:{self.address:02x}:{self.log_name or '-'}:{self.depth or int(self.msi)}"
+        kind = "late" if late else self.load
+        return f"{kind}:{self.slot}:{self.address:02x}:{self.log_name or '-'}:{self.depth or int(self.msi)}"
 
 
 def _network(model: str) -> tuple[str, ...]:

@@ -14,17 +14,18 @@ from kmodlab.builds import ModuleBuilds
 from kmodlab.root import get_build_root
 from vmmlab.artifact import default_artifact, get_outer_qemu
 from vmmlab.cache import Cache, default_root
-from vmmlab.generation import DEFAULT
+from vmmlab.generation import DEFAULT, GENERATIONS
 from vmmlab.iommufd import get_iommufd_kernel
 from vmmlab.kernel import Kernel, get_kernel
 from vmmlab.progress import LabError, Progress
 
-from .cases import CASES, NEW, OLD, STOCK, STOCK_OLD, Case
+from .cases import CASES, NEW, OLD, OLDER_KERNEL, STOCK, STOCK_OLD, Case
 from .guest import compile_program, guest_root
 from .root import base_root, builds_root, cores_root, driver_root
 
 BACKENDS = ["legacy", "iommufd"]
 WITH_CORES = ["legacy"]
+OLDER = GENERATIONS["6.1"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ class Builder:
         self._debian = get_kernel(self._cache, "passthrough", progress)
         self._root = get_build_root(self._cache, self._debian, progress)
 
-    def kernel(self, backend: str) -> Kernel:
-        """The host's. The guest's is Debian's."""
-        if backend == "legacy":
+    def kernel(self, plan: Plan) -> Kernel:
+        """The host's. The guest's is Debian's of today."""
+        if plan.suite == OLDER_KERNEL:
+            return get_kernel(self._cache, "passthrough", self._progress, OLDER)
+        if plan.backend == "legacy":
             return self._debian
         return get_iommufd_kernel(self._cache, self._root, self._progress)
 
@@ -74,15 +77,15 @@ class Builder:
         """Write the initial root with the plan in it."""
         driver = driver_root({**dataclasses.asdict(plan), "cases": [case.name for case in plan.chosen()]})
         with open(target, "wb") as initrd:
-            for part in (self._base(plan.backend), self._common(), driver):
+            for part in (self._base(self.kernel(plan)), self._common(), driver):
                 initrd.write(part)
             if any(case.cores for case in plan.chosen()):
                 initrd.write(self._cores())
         return target
 
     @functools.cache  # noqa: B019
-    def _base(self, backend: str) -> bytes:
-        return base_root(self.kernel(backend), [compile_program("gapwatch", self._scratch)])
+    def _base(self, kernel: Kernel) -> bytes:
+        return base_root(kernel, [compile_program("gapwatch", self._scratch)])
 
     @functools.cache  # noqa: B019
     def _common(self) -> bytes:

@@ -20,23 +20,31 @@
 #include "system/address-spaces.h"
 #include "system/kvm.h"
 
-/* There is no new QEMU as long as this is so: it is tried again. */
-static bool vfio_cpr_vfork_lacks_mappings(VFIODevice *vbasedev)
+/*
+ * There is no new QEMU as long as this is not so: it is tried again.  Of an
+ * iommufd also fails what could never be taken, by whomever.
+ */
+static bool vfio_cpr_vfork_has_mappings(VFIODevice *vbasedev, Error **errp)
 {
     VFIOLegacyContainer *container;
 
     /* They are the guest's: who has not got it may be asked, too */
     if (cpr_vfork_incoming() || cpr_vfork_is_given()) {
-        return false;
+        return true;
     }
     if (vbasedev->iommufd) {
-        return !vfio_iommufd_cpr_take(vbasedev->iommufd, NULL);
+        return vfio_iommufd_cpr_take(vbasedev->iommufd, errp);
     }
     container = VFIO_IOMMU_LEGACY(vbasedev->bcontainer);
     if (container->cpr.remap_failed) {
         vfio_legacy_cpr_remap(container);
     }
-    return container->cpr.remap_failed;
+    if (container->cpr.remap_failed) {
+        error_setg(errp, "not from another QEMU before, nor now, as the log "
+                   "tells");
+        return false;
+    }
+    return true;
 }
 
 /*
@@ -99,10 +107,6 @@ static const char *vfio_cpr_vfork_refuse(VFIODevice *vbasedev)
         return "has its memory mapped for other devices (x-dma-buf=on), and "
                "the kernel does not change the owner of such a mapping";
     }
-    if (vfio_cpr_vfork_lacks_mappings(vbasedev)) {
-        return "has DMA mappings that could not be taken from another QEMU "
-               "before, nor now, as the log tells";
-    }
     return NULL;
 }
 
@@ -158,16 +162,17 @@ bool vfio_cpr_vfork_check_limit(Error **errp)
          (1ULL << CAP_IPC_LOCK))) {
         return true;
     }
-    error_setg(errp, "cpr-vfork: VFIO devices need %" PRIu64 " KiB of locked "
-               "memory to go to another process, and the hard limit "
-               "RLIMIT_MEMLOCK is %" PRIu64 " KiB: neither QEMU could have "
-               "them again; raise it (prlimit --pid %d --memlock=...)",
+    error_setg(errp, "VFIO devices need %" PRIu64 " KiB of locked memory to go "
+               "to another process, and the hard limit RLIMIT_MEMLOCK is %"
+               PRIu64 " KiB: neither QEMU might have them again; raise it "
+               "(prlimit --pid %d --memlock=...)",
                needs_kib, (uint64_t)limit.rlim_max / KiB, (int)getpid());
     return false;
 }
 
 bool vfio_cpr_vfork_check(Error **errp)
 {
+    ERRP_GUARD();
     VFIODevice *vbasedev;
 
     QLIST_FOREACH(vbasedev, &vfio_device_list, global_next) {
@@ -178,8 +183,18 @@ bool vfio_cpr_vfork_check(Error **errp)
                        vbasedev->name, why);
             return false;
         }
+        if (!vfio_cpr_vfork_has_mappings(vbasedev, errp)) {
+            error_prepend(errp, "cpr-vfork: the VFIO device %s has DMA "
+                          "mappings that could not be taken: ",
+                          vbasedev->name);
+            return false;
+        }
     }
-    return vfio_cpr_vfork_check_limit(errp);
+    if (!vfio_cpr_vfork_check_limit(errp)) {
+        error_prepend(errp, "cpr-vfork: ");
+        return false;
+    }
+    return true;
 }
 
 /* New QEMU: to be asked before anything is done to a device */

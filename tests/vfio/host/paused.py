@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hand-overs of a guest that stands still while its device asks for service by a line, not by a message."""
+"""Hand-overs of a guest that stands still while its device asks for service, by a line or by a message."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def _intx_pending(vm: Vm, to: str) -> str:
     )
 
 
+def _msi_pending(vm: Vm, to: str) -> str:
+    """QEMU knows of the vCPU's state from when it was asked for: before the message came."""
+    here = vm.build
+    for build in (to, here, to, here):
+        complaint = _stopped(vm, lambda build=build: gone(vfork(vm, build)), f"to {build}", look=True)  # type: ignore[misc]
+        if complaint:
+            return complaint
+    return ""
+
+
 def _gone(vm: Vm, to: str, more: str) -> str:
     def act() -> str:
         vm.spec = replace(vm.spec, more=more)
@@ -43,9 +53,11 @@ def _taken_back(vm: Vm, to: str) -> str:
     return _stopped(vm, lambda: taken_back(vfork(vm, to, "-global", f"{FAULT}=loaded:kill")), f"back to {vm.spec.more}")
 
 
-def _stopped(vm: Vm, act: Callable[[], str], what: str) -> str:
+def _stopped(vm: Vm, act: Callable[[], str], what: str, look: bool = False) -> str:
     vm.monitor.execute("stop")
-    time.sleep(_RAISED_S)  # the device works on, and nobody is told what it does to its line
+    if look:
+        vm.monitor.execute("human-monitor-command", {"command-line": "info registers"})
+    time.sleep(_RAISED_S)  # the device works on, and nobody is told what it asks for
     complaint = act()
     if complaint:
         return f"{what}: {complaint}"
@@ -64,4 +76,4 @@ def _serves(vm: Vm, device: Device) -> bool:
     return True
 
 
-ACTS: dict[str, Callable[..., str]] = {"intx_pending": _intx_pending}
+ACTS: dict[str, Callable[..., str]] = {"intx_pending": _intx_pending, "msi_pending": _msi_pending}
