@@ -114,15 +114,18 @@ static void edu_own_interrupt(struct edu *edu)
 static void edu_factorial(struct edu *edu, u32 n)
 {
 	ktime_t began = ktime_get();
-	u32 expected = 1, i;
+	u32 expected = 1, got, i;
 
 	for (i = 2; i <= n; i++)
 		expected *= i;
 	writel(EDU_STATUS_IRQ, edu->registers + EDU_STATUS);
 	writel(n, edu->registers + EDU_FACTORIAL);
 	edu_await(edu, EDU_FACTORIAL_IRQ, began);
-	if (readl(edu->registers + EDU_FACTORIAL) != expected)
+	got = readl(edu->registers + EDU_FACTORIAL);
+	if (got != expected) {
 		edu->slot->mismatches++;
+		pr_err("edu %d: %u! is %u, not %u\n", edu->irq, n, expected, got);
+	}
 }
 
 /* The device takes a tenth of a second for it: the likeliest thing to end while the guest stands still. */
@@ -147,7 +150,7 @@ static void edu_there_and_back(struct edu *edu)
 	edu_transfer(edu, EDU_BUFFER, edu->bus_address + TRANSFER, EDU_DMA_FROM_DEVICE);
 	if (memcmp(sent, back, TRANSFER)) {
 		edu->slot->mismatches++;
-		pr_err("edu %d: a transfer brought back something else\n", edu->irq);
+		pr_err("edu %d: sent %*phN, got %*phN\n", edu->irq, 16, sent, 16, back);
 	}
 }
 

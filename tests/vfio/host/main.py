@@ -14,7 +14,7 @@ from host.acts import ACTS
 from host.measure import Measure
 from host.prepare import bind_all, say, start_peer
 from host.vm import Spec, Vm, last_words
-from vfiolab.cases import CASES, OLD, Case
+from vfiolab.cases import BAD, CASES, OLD, Case
 from vfiolab.devices import BY_NAME, Device
 
 
@@ -62,6 +62,8 @@ class Host:
         say(f"{case.name}: {complaint or 'done'} ({seconds} s)")
         if complaint or not facts["vm_alive"]:
             say(f"{vm.state()}\n{last_words()}")
+        elif any(told[word] for told in facts["devices"].values() for word in BAD):
+            say(last_words())
         if not facts["vm_alive"]:
             self.close()
 

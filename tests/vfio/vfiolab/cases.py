@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # By these names the emulated host has them: ours and stock, of the older and the newer series.
 OLD, NEW, STOCK_OLD, STOCK = "old", "new", "stock-old", "stock"
 ALL: tuple[str, ...] = ()
+# What a device counts that must not be more than nothing.
+BAD = ("io_errors", "mismatches", "lost_interrupts", "extra_interrupts")
 # How a VM is started: its QEMU may lock no more memory than its limit says; the same with an iommufd that is given as an open
 # descriptor, and counts for the process; or devices are given as open descriptors.
 LIMITED, OF_PROCESS, BY_DESCRIPTOR = "limited", "counted for the process", "by descriptor"

@@ -7,10 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import LIMITED, OF_PROCESS, Case
+from .cases import BAD, LIMITED, OF_PROCESS, Case
 
-# What must not be more than nothing.
-BAD = ("io_errors", "mismatches", "lost_interrupts", "extra_interrupts")
 LINE = "{:6} {:8} {:20} {:11} {:>6} {:>6} {:>10} {:>5} {:>5} {:>8}  {}"
 
 
