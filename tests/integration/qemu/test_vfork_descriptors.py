@@ -32,10 +32,10 @@ def pipes() -> Iterator[list[int]]:
 
 def _has(pid: int, number: int) -> bool:
     """Whether the process has what ``number`` is here."""
-    sought = os.stat(number).st_ino
+    sought = os.stat(number)
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            if link.stat().st_ino == sought:
+            if os.path.samestat(link.stat(), sought):
                 return True
         except FileNotFoundError:
             continue  # closed meanwhile

@@ -35,18 +35,18 @@ def _msi_pending(vm: Vm, to: str) -> str:
     """QEMU knows of the vCPU's state from when it was asked for: before the message came."""
     here = vm.build
     for build in (to, here, to, here):
-        complaint = _stopped(vm, lambda build=build: gone(vfork(vm, build)), f"to {build}", look=True)  # type: ignore[misc]
+        complaint = _gone(vm, build, vm.spec.more, look=True)
         if complaint:
             return complaint
     return ""
 
 
-def _gone(vm: Vm, to: str, more: str) -> str:
+def _gone(vm: Vm, to: str, more: str, look: bool = False) -> str:
     def act() -> str:
         vm.spec = replace(vm.spec, more=more)
         return gone(vfork(vm, to))
 
-    return _stopped(vm, act, f"from {vm.spec.more} to {more}")
+    return _stopped(vm, act, f"to {to}, from {vm.spec.more} to {more}", look)
 
 
 def _taken_back(vm: Vm, to: str) -> str:

@@ -22,9 +22,9 @@ class Case:
     """``act`` names a function of host/acts.py, which gets ``arguments``.
 
     ``on``: the build that the VM is on before it; another VM is started where it is not. Empty: whichever it is on.
-    ``to``: the build it is offered. ``devices``: what the VM has; all that the host has without it. ``plugged``: those of them
-    that are plugged in while it runs. ``late``: those that the guest does not use before it is told to. ``spare``: what the host
-    has besides. ``properties``: what each is given besides.
+    ``to``: the build it is offered. ``devices``: what the VM has, in this order; all that the host has without it.
+    ``plugged``: those of them that are plugged in while it runs. ``late``: those that the guest does not use before it is told
+    to. ``spare``: what the host has besides. ``properties``: what each is given besides.
     ``way``: how the VM is started, when not like any other. ``backend``: the only one that the case is for.
     ``cores``: the VM is on a core of KVM under kvm_thin, not on the kernel's own KVM. ``remaps``: the guest changes what is
     mapped for devices.
